@@ -1,0 +1,3 @@
+//! Pure packet arithmetic, tested on the host and used by the programs.
+pub mod csum;
+pub mod hash;

@@ -1,0 +1,32 @@
+//! Load-time constants of the eBPF programs. The verifier removes the branches that a constant rules out.
+
+abi! {
+    /// Set by the agent before the programs are loaded.
+    pub struct Config = 16 {
+        /// `ingress_ifindex` of a packet that a process of this host sent. 0 in the kernel since the field
+        /// exists; only the program tests set another value, because a test run always carries 0.
+        pub host_ingress_ifindex: u32,
+        /// See [`flag`].
+        pub flags: u32,
+        /// Source that a pod sees when it reaches itself through a service (hairpin), IPv4.
+        pub hairpin_v4: [u8; 4],
+        pub reserved: u32,
+    }
+}
+
+impl Config {
+    /// What the programs run with unless the agent says otherwise.
+    pub const DEFAULT: Self =
+        Self { host_ingress_ifindex: 0, flags: flag::CUT_ESTABLISHED, hairpin_v4: HAIRPIN_V4, reserved: 0 };
+}
+
+/// Source address of hairpin traffic, IPv4: link-local, so it never leaves a node (RFC 3927).
+pub const HAIRPIN_V4: [u8; 4] = [169, 254, 42, 1];
+/// Source address of hairpin traffic, IPv6: from the discard-only prefix (RFC 6666), so it is never routed.
+pub const HAIRPIN_V6: [u8; 16] = [0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x42, 0x01];
+
+/// Bits of [`Config::flags`].
+pub mod flag {
+    /// An established flow that a policy change forbids is cut; without it only new flows are judged.
+    pub const CUT_ESTABLISHED: u32 = 1;
+}

@@ -1,0 +1,132 @@
+//! Connection tracking.
+//!
+//! One map pair per family with one entry type: half-open and closing flows in an LRU hash (`CT_NEW_*`), flows
+//! that are established in a plain hash that is never evicted (`CT_EST_*`), so a flood of new flows cannot hurt
+//! live ones. A key is the same for both directions of a flow: its two ends in ascending order.
+//!
+//! An untranslated flow has one entry. A translated one has two *halves*: one under the tuple that the client
+//! uses, one under the tuple that the backend sees; the tuple that a half writes is the key of its partner.
+use crate::net::{AddrV4, AddrV6, Be16};
+
+abi! {
+    /// Key of `CT_NEW_V4` and `CT_EST_V4`.
+    pub struct CtKeyV4 = 16 {
+        pub low_addr: AddrV4,
+        pub high_addr: AddrV4,
+        pub low_port: Be16,
+        pub high_port: Be16,
+        pub proto: u8,
+        pub reserved: [u8; 3],
+    }
+}
+
+abi! {
+    /// Key of `CT_NEW_V6` and `CT_EST_V6`.
+    pub struct CtKeyV6 = 40 {
+        pub low_addr: AddrV6,
+        pub high_addr: AddrV6,
+        pub low_port: Be16,
+        pub high_port: Be16,
+        pub proto: u8,
+        pub reserved: [u8; 3],
+    }
+}
+
+abi! {
+    /// What an entry knows besides its translation. Each state byte has one writer at a time and is only ever
+    /// set, so no read-modify-write can lose an event.
+    pub struct CtState = 32 {
+        /// Jiffies of the last packet that matched this entry.
+        pub last_seen: u64,
+        /// Policy epoch of the last judgement.
+        pub epoch: u32,
+        /// The service that was translated; 0: none.
+        pub service_id: u32,
+        /// Rule that allowed the flow out of its source; 0: not judged.
+        pub egress_rule: u32,
+        /// Rule that allowed the flow into its destination; 0: not judged.
+        pub ingress_rule: u32,
+        /// See [`half`].
+        pub half: u8,
+        /// 1 when the original source is the high end of the key.
+        pub origin_high: u8,
+        /// 1 once a packet in reply direction was seen.
+        pub replied: u8,
+        /// 1 once the original source sent FIN.
+        pub fin_original: u8,
+        /// 1 once the original destination sent FIN.
+        pub fin_reply: u8,
+        /// 1 after RST or both FINs: the next SYN opens a new flow.
+        pub closed: u8,
+        /// 1 when a process of this host opened the flow: never judged by policy.
+        pub from_host: u8,
+        /// 1 when the agent found that the backend is gone: a SYN chooses a new one.
+        pub backend_gone: u8,
+    }
+}
+
+/// Values of [`CtState::half`].
+pub mod half {
+    /// The flow is not translated: this is its only entry.
+    pub const PLAIN: u8 = 0;
+    /// Matched by what the client sends and what it receives: client and frontend.
+    pub const CLIENT: u8 = 1;
+    /// Matched by what the backend receives and what it sends.
+    pub const BACKEND: u8 = 2;
+}
+
+abi! {
+    /// Value of `CT_NEW_V4` and `CT_EST_V4`.
+    pub struct CtEntryV4 = 48 {
+        pub state: CtState,
+        /// The tuple written to a packet that matches this half; all zero when [`half::PLAIN`].
+        pub nat_source: AddrV4,
+        pub nat_destination: AddrV4,
+        pub nat_source_port: Be16,
+        pub nat_destination_port: Be16,
+        pub reserved: u32,
+    }
+}
+
+abi! {
+    /// Value of `CT_NEW_V6` and `CT_EST_V6`.
+    pub struct CtEntryV6 = 72 {
+        pub state: CtState,
+        /// The tuple written to a packet that matches this half; all zero when [`half::PLAIN`].
+        pub nat_source: AddrV6,
+        pub nat_destination: AddrV6,
+        pub nat_source_port: Be16,
+        pub nat_destination_port: Be16,
+        pub reserved: u32,
+    }
+}
+
+abi! {
+    /// Key of `FRAGMENTS_V4`: what the fragments of one datagram share (RFC 791).
+    pub struct FragmentKeyV4 = 16 {
+        pub source: AddrV4,
+        pub destination: AddrV4,
+        pub id: u32,
+        pub proto: u8,
+        pub reserved: [u8; 3],
+    }
+}
+
+abi! {
+    /// Key of `FRAGMENTS_V6`: what the fragments of one datagram share (RFC 8200 §4.5).
+    pub struct FragmentKeyV6 = 40 {
+        pub source: AddrV6,
+        pub destination: AddrV6,
+        pub id: u32,
+        pub proto: u8,
+        pub reserved: [u8; 3],
+    }
+}
+
+abi! {
+    /// Value of `FRAGMENTS_*`: the ports, which only the first fragment carries.
+    pub struct FragmentValue = 4 {
+        pub source_port: Be16,
+        pub destination_port: Be16,
+    }
+}

@@ -1,0 +1,26 @@
+//! The contract between the eBPF programs and user space: map keys and values, verdicts, drop reasons and the
+//! packet arithmetic both sides need.
+//!
+//! Rules of the ABI:
+//! - every type is declared once, with [`abi!`], which proves its size and that it holds no padding;
+//! - addresses and ports are in network byte order, and say so in their type;
+//! - a number that reaches a map (a drop reason, a hook, a flag) is never reused for another meaning;
+//! - a change of layout or meaning raises [`ABI_VERSION`].
+#![no_std]
+
+#[macro_use]
+mod abi;
+pub mod arith;
+pub mod config;
+pub mod conntrack;
+pub mod endpoint;
+pub mod maps;
+pub mod net;
+pub mod policy;
+pub mod route;
+pub mod service;
+pub mod socket;
+pub mod verdict;
+
+/// Version of everything pinned: layouts, map names and the meaning of their numbers. Stored in `META`.
+pub const ABI_VERSION: u32 = 1;

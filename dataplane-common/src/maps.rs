@@ -1,0 +1,164 @@
+//! Every map: its name, layout and limits. The programs declare the same maps; the loader and every reader check
+//! a pinned map against this table before they use it.
+use core::mem::size_of;
+
+use crate::{
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, FragmentKeyV4, FragmentKeyV6, FragmentValue},
+    endpoint::EndpointValue,
+    net::{AddrV4, AddrV6},
+    policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
+    route::{RouteValueV4, RouteValueV6},
+    service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
+    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
+    verdict::{COUNTERS_PER_HOOK, Hook},
+};
+
+/// Kernel map types in use (`enum bpf_map_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    Hash = 1,
+    Array = 2,
+    PerCpuArray = 6,
+    LruHash = 9,
+    LpmTrie = 11,
+}
+
+/// `BPF_F_NO_PREALLOC`: memory is taken per entry, so an empty map costs next to nothing.
+pub const NO_PREALLOC: u32 = 1;
+
+/// Bytes of the prefix length in front of a trie key.
+const PREFIX: usize = size_of::<u32>();
+
+/// The layout of one map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    pub name: &'static str,
+    pub kind: MapKind,
+    pub key_size: u32,
+    pub value_size: u32,
+    pub max_entries: u32,
+    pub flags: u32,
+}
+
+macro_rules! maps {
+    ($($(#[doc = $doc:literal])+ $id:ident: $kind:ident<$key:expr, $value:ty>[$max:expr] $(| $flags:expr)?;)+) => {
+        /// Names a map.
+        #[expect(non_camel_case_types, reason = "the variants are the names of the maps")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum MapId { $($(#[doc = $doc])+ $id),+ }
+
+        impl MapId {
+            /// Every map.
+            pub const ALL: &'static [Self] = &[$(Self::$id),+];
+
+            /// What the map holds, who writes it and who reads it.
+            #[must_use]
+            pub const fn purpose(self) -> &'static str {
+                match self { $(Self::$id => concat!($($doc),+)),+ }
+            }
+
+            /// The key and value types, as the table spells them.
+            #[must_use]
+            pub const fn types(self) -> (&'static str, &'static str) {
+                match self { $(Self::$id => (stringify!($key), stringify!($value))),+ }
+            }
+
+            /// The layout of the map.
+            #[must_use]
+            #[expect(clippy::cast_possible_truncation, reason = "sizes of small types")]
+            pub const fn spec(self) -> MapSpec {
+                match self {
+                    $(Self::$id => MapSpec {
+                        name: stringify!($id),
+                        kind: MapKind::$kind,
+                        key_size: $key as u32,
+                        value_size: size_of::<$value>() as u32,
+                        max_entries: $max,
+                        flags: 0 $(| $flags)?,
+                    }),+
+                }
+            }
+        }
+    };
+}
+
+/// Flows per family that may be half-open or closing.
+pub const CT_NEW_MAX: u32 = 65_536;
+/// Established flows per family.
+pub const CT_EST_MAX: u32 = 524_288;
+/// Service frontends per family.
+pub const FRONTENDS_MAX: u32 = 131_072;
+/// Backend slots per family.
+pub const BACKENDS_MAX: u32 = 524_288;
+/// Local pods per family.
+pub const ENDPOINTS_MAX: u32 = 4_096;
+/// Pods of the cluster, per family, that some selector in use matches.
+pub const CLASSES_MAX: u32 = 262_144;
+/// Prefixes of `ipBlock`s in use, per family.
+pub const CIDRS_MAX: u32 = 131_072;
+/// Compiled rules.
+pub const POLICIES_MAX: u32 = 524_288;
+/// Remote pod CIDRs per family.
+pub const ROUTES_MAX: u32 = 16_384;
+/// Datagrams in fragments at a time, per family.
+pub const FRAGMENTS_MAX: u32 = 16_384;
+/// Sockets that use a service, per family.
+pub const SOCKETS_MAX: u32 = 65_536;
+/// Flows that policy denied lately.
+pub const DENIED_FLOWS_MAX: u32 = 4_096;
+/// Slots of `COUNTERS`.
+pub const COUNTERS_MAX: u32 = Hook::COUNT * COUNTERS_PER_HOOK;
+
+maps! {
+    /// ABI version in slot 0. Written by the agent when it creates the maps, read by every reader.
+    META: Array<4, u32>[1];
+    /// The policy epoch in slot 0. Written by the agent after a change that may revoke, read by `stage::policy`.
+    POLICY_EPOCH: Array<4, u32>[1];
+    /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
+    ENDPOINTS_V4: Hash<size_of::<AddrV4>(), EndpointValue>[ENDPOINTS_MAX] | NO_PREALLOC;
+    /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
+    ENDPOINTS_V6: Hash<size_of::<AddrV6>(), EndpointValue>[ENDPOINTS_MAX] | NO_PREALLOC;
+    /// Service frontends. Written by the agent, read by `stage::service` and the cgroup programs.
+    FRONTENDS_V4: Hash<size_of::<FrontendKeyV4>(), FrontendValue>[FRONTENDS_MAX] | NO_PREALLOC;
+    /// Service frontends. Written by the agent, read by `stage::service` and the cgroup programs.
+    FRONTENDS_V6: Hash<size_of::<FrontendKeyV6>(), FrontendValue>[FRONTENDS_MAX] | NO_PREALLOC;
+    /// Backend slots. Written by the agent, read by `stage::service` and the cgroup programs.
+    BACKENDS_V4: Array<4, BackendV4>[BACKENDS_MAX];
+    /// Backend slots. Written by the agent, read by `stage::service` and the cgroup programs.
+    BACKENDS_V6: Array<4, BackendV6>[BACKENDS_MAX];
+    /// Class of a pod by address. Written by the agent, read by `stage::policy`.
+    CLASSES_V4: Hash<size_of::<AddrV4>(), u32>[CLASSES_MAX] | NO_PREALLOC;
+    /// Class of a pod by address. Written by the agent, read by `stage::policy`.
+    CLASSES_V6: Hash<size_of::<AddrV6>(), u32>[CLASSES_MAX] | NO_PREALLOC;
+    /// Class of an address by the `ipBlock`s that hold it. Written by the agent, read by `stage::policy`.
+    CIDRS_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), u32>[CIDRS_MAX] | NO_PREALLOC;
+    /// Class of an address by the `ipBlock`s that hold it. Written by the agent, read by `stage::policy`.
+    CIDRS_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), u32>[CIDRS_MAX] | NO_PREALLOC;
+    /// Compiled rules. Written by the agent, read by `stage::policy`.
+    POLICIES: LpmTrie<PREFIX + size_of::<PolicyKey>(), PolicyValue>[POLICIES_MAX] | NO_PREALLOC;
+    /// Pod CIDRs of other nodes. Written by the agent, read by `stage::forward`.
+    ROUTES_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), RouteValueV4>[ROUTES_MAX] | NO_PREALLOC;
+    /// Pod CIDRs of other nodes. Written by the agent, read by `stage::forward`.
+    ROUTES_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), RouteValueV6>[ROUTES_MAX] | NO_PREALLOC;
+    /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
+    CT_NEW_V4: LruHash<size_of::<CtKeyV4>(), CtEntryV4>[CT_NEW_MAX];
+    /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
+    CT_NEW_V6: LruHash<size_of::<CtKeyV6>(), CtEntryV6>[CT_NEW_MAX];
+    /// Established flows. Written by `stage::conntrack`, pruned by the agent.
+    CT_EST_V4: Hash<size_of::<CtKeyV4>(), CtEntryV4>[CT_EST_MAX] | NO_PREALLOC;
+    /// Established flows. Written by `stage::conntrack`, pruned by the agent.
+    CT_EST_V6: Hash<size_of::<CtKeyV6>(), CtEntryV6>[CT_EST_MAX] | NO_PREALLOC;
+    /// Ports of fragmented datagrams. Written and read by `packet`.
+    FRAGMENTS_V4: LruHash<size_of::<FragmentKeyV4>(), FragmentValue>[FRAGMENTS_MAX];
+    /// Ports of fragmented datagrams. Written and read by `packet`.
+    FRAGMENTS_V6: LruHash<size_of::<FragmentKeyV6>(), FragmentValue>[FRAGMENTS_MAX];
+    /// Frontends that sockets asked for. Written and read by the cgroup programs, read by the agent.
+    SOCKETS_V4: LruHash<size_of::<SocketKeyV4>(), SocketValueV4>[SOCKETS_MAX];
+    /// Frontends that sockets asked for. Written and read by the cgroup programs, read by the agent.
+    SOCKETS_V6: LruHash<size_of::<SocketKeyV6>(), SocketValueV6>[SOCKETS_MAX];
+    /// Flows that policy denied. Written by `observe`, read by the CLI.
+    DENIED_FLOWS: LruHash<size_of::<DeniedFlowKey>(), DeniedFlowValue>[DENIED_FLOWS_MAX];
+    /// Packets per hook and outcome; see `verdict::counter_slot`. Written by `observe`, read by agent and CLI.
+    COUNTERS: PerCpuArray<4, u64>[COUNTERS_MAX];
+}

@@ -1,0 +1,139 @@
+//! Network types whose byte order is part of the type.
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A 16-bit value in network byte order.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// Converts from host byte order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be())
+    }
+
+    /// Takes the two bytes as they stand in a packet.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// Converts to host byte order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The value as it stands in a packet or a kernel structure.
+    #[must_use]
+    #[inline(always)]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+}
+
+/// An Ethernet address.
+pub type MacAddr = [u8; 6];
+
+/// An IPv4 address in network byte order: an integer, so that the programs compare it in one instruction.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct AddrV4(pub u32);
+
+impl AddrV4 {
+    /// Takes the address as its four octets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(octets: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(octets))
+    }
+
+    /// The four octets, as in a packet.
+    #[must_use]
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+}
+
+/// An IPv6 address in network byte order, as four words.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct AddrV6(pub [u32; 4]);
+
+impl AddrV6 {
+    /// Takes the address as its sixteen octets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(o: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ])
+    }
+
+    /// The sixteen octets, as in a packet.
+    #[must_use]
+    pub fn octets(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out.copy_from_slice(self.as_bytes());
+        out
+    }
+}
+
+/// Protocol numbers (IANA "Assigned Internet Protocol Numbers").
+pub mod proto {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}

@@ -1,0 +1,67 @@
+//! Service frontends and backends.
+use crate::net::{AddrV4, AddrV6, Be16};
+
+abi! {
+    /// Key of `FRONTENDS_V4`.
+    pub struct FrontendKeyV4 = 8 {
+        pub addr: AddrV4,
+        pub port: Be16,
+        pub proto: u8,
+        /// See [`scope`].
+        pub scope: u8,
+    }
+}
+
+abi! {
+    /// Key of `FRONTENDS_V6`.
+    pub struct FrontendKeyV6 = 20 {
+        pub addr: AddrV6,
+        pub port: Be16,
+        pub proto: u8,
+        /// See [`scope`].
+        pub scope: u8,
+    }
+}
+
+/// Who uses a frontend.
+pub mod scope {
+    /// Clients inside the cluster: pods and host processes.
+    pub const CLUSTER: u8 = 0;
+}
+
+abi! {
+    /// Value of `FRONTENDS_V4` and `FRONTENDS_V6`: the contiguous range of `BACKENDS_*` slots to choose from.
+    /// A changed set of backends is written to a fresh range, then this value flips to it in one update.
+    pub struct FrontendValue = 12 {
+        pub service_id: u32,
+        pub backends_start: u32,
+        pub backends_count: u16,
+        /// See [`flag`].
+        pub flags: u16,
+    }
+}
+
+/// Bits of [`FrontendValue::flags`].
+pub mod flag {
+    /// Without a usable backend the packet is dropped, not rejected: backends exist, but not on this node
+    /// (`internalTrafficPolicy: Local`).
+    pub const DROP_WHEN_EMPTY: u16 = 1;
+}
+
+abi! {
+    /// Value of `BACKENDS_V4`; the key is a slot number.
+    pub struct BackendV4 = 8 {
+        pub addr: AddrV4,
+        pub port: Be16,
+        pub reserved: u16,
+    }
+}
+
+abi! {
+    /// Value of `BACKENDS_V6`; the key is a slot number.
+    pub struct BackendV6 = 20 {
+        pub addr: AddrV6,
+        pub port: Be16,
+        pub reserved: u16,
+    }
+}

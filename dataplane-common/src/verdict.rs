@@ -1,0 +1,181 @@
+//! What a hook decides, and the numbers under which it is counted.
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a verdict must reach the hook's return value"]
+pub enum Verdict {
+    /// Hand the packet to the host's stack.
+    Pass,
+    /// Drop it and count why.
+    Drop(DropReason),
+    /// Move it into the pod behind this local interface.
+    Deliver {
+        /// Host side of the pod's veth pair.
+        ifindex: u32,
+    },
+    /// Send it out of an uplink; the kernel fills in the neighbour.
+    Forward {
+        /// The uplink.
+        ifindex: u32,
+    },
+    /// The packet was turned into a rejection; send it back where it came from.
+    Reject {
+        /// The interface it came in on.
+        ifindex: u32,
+    },
+}
+
+/// Where a program is attached. The numbers are ABI: they index `COUNTERS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Hook {
+    FromPod = 0,
+    ToPod = 1,
+    Connect = 2,
+    Sendmsg = 3,
+}
+
+impl Hook {
+    pub const COUNT: u32 = 4;
+    pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::Connect, Self::Sendmsg];
+
+    /// The name in output and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from-pod",
+            Self::ToPod => "to-pod",
+            Self::Connect => "connect",
+            Self::Sendmsg => "sendmsg",
+        }
+    }
+}
+
+/// Slots of one hook in `COUNTERS`: outcomes below [`OUTCOMES`], drop reasons from there on.
+pub const COUNTERS_PER_HOOK: u32 = 64;
+/// First slot of the drop reasons.
+pub const OUTCOMES: u32 = 8;
+
+/// Outcomes that are not drops. The numbers are ABI: they index `COUNTERS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Outcome {
+    Passed = 0,
+    Delivered = 1,
+    Forwarded = 2,
+    Rejected = 3,
+    /// A socket was pointed at a backend.
+    Translated = 4,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 5] =
+        [Self::Passed, Self::Delivered, Self::Forwarded, Self::Rejected, Self::Translated];
+
+    /// The name in output and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Delivered => "delivered",
+            Self::Forwarded => "forwarded",
+            Self::Rejected => "rejected",
+            Self::Translated => "translated",
+        }
+    }
+}
+
+/// The slot of `COUNTERS` for an outcome.
+#[must_use]
+#[inline(always)]
+pub const fn outcome_slot(hook: Hook, outcome: Outcome) -> u32 {
+    hook as u32 * COUNTERS_PER_HOOK + outcome as u32
+}
+
+/// The slot of `COUNTERS` for a drop.
+#[must_use]
+#[inline(always)]
+pub const fn drop_slot(hook: Hook, reason: DropReason) -> u32 {
+    hook as u32 * COUNTERS_PER_HOOK + OUTCOMES + reason as u32
+}
+
+macro_rules! drop_reasons {
+    ($($variant:ident = $number:literal, $name:literal, $cause:literal, $remedy:literal;)+) => {
+        /// Why a packet was dropped. The numbers are ABI: they index `COUNTERS`; a retired one stays reserved.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum DropReason { $(#[doc = $cause] $variant = $number),+ }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in output and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What happened, in one sentence.
+            #[must_use]
+            pub const fn cause(self) -> &'static str {
+                match self { $(Self::$variant => $cause),+ }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy),+ }
+            }
+        }
+        $(const _: () = assert!($number + OUTCOMES < COUNTERS_PER_HOOK);)+
+    };
+}
+
+drop_reasons! {
+    Truncated = 1, "truncated",
+        "The packet is shorter than its headers say.",
+        "Look for a broken sender or a capture tool that replays cut packets.";
+    InvalidHeader = 2, "invalid-header",
+        "A header field contradicts the protocol, for example an IPv4 header length below 20.",
+        "Look for a broken or hostile sender in the pod.";
+    SpoofedAddress = 3, "spoofed-address",
+        "A pod sent from an address that is not its own.",
+        "Send from the address that the pod was given; a pod that routes for others is not supported.";
+    SpoofedMac = 4, "spoofed-mac",
+        "A pod sent from a link-layer address that is not its own.",
+        "Do not change the MAC address of the pod's interface.";
+    PolicyEgress = 5, "policy-egress",
+        "No NetworkPolicy lets this flow out of its source pod.",
+        "`millrace why SOURCE -> DESTINATION:PORT` names the policies that isolate the pod and the nearest rule.";
+    PolicyIngress = 6, "policy-ingress",
+        "No NetworkPolicy lets this flow into its destination pod.",
+        "`millrace why SOURCE -> DESTINATION:PORT` names the policies that isolate the pod and the nearest rule.";
+    NoBackend = 7, "no-backend",
+        "The service has no usable backend.",
+        "`millrace service list` shows its backends; check the selector and the readiness of its pods.";
+    NoLocalBackend = 8, "no-local-backend",
+        "The service uses only backends of this node, and none is here.",
+        "Run a backend on this node or set internalTrafficPolicy to Cluster.";
+    FragmentWithoutFirst = 9, "fragment-without-first",
+        "A fragment came before the first fragment of its datagram, which alone carries the ports.",
+        "Lower the sender's datagram size below the path MTU.";
+    UnrelatedIcmpError = 10, "unrelated-icmp-error",
+        "An ICMP error is about a flow that does not exist, and the pod is isolated.",
+        "None needed, unless path MTU discovery fails: then report it.";
+    ForbiddenIcmp = 11, "forbidden-icmp",
+        "A pod sent a router advertisement or a redirect, which would change the routes of the host.",
+        "Do not run a router in a pod; see CVE-2020-10749.";
+    NatPortsExhausted = 12, "nat-ports-exhausted",
+        "No free source port was found for a translated flow whose reply would collide with another one.",
+        "Spread the client's connections over more source addresses or frontends.";
+    UnsupportedProtocol = 13, "unsupported-protocol",
+        "The link-layer protocol is neither IPv4, IPv6 nor ARP.",
+        "Only IP leaves a pod.";
+    ExtensionHeaders = 14, "extension-headers",
+        "The packet has more IPv6 extension headers than are parsed.",
+        "Send fewer than seven extension headers.";
+    RejectFailed = 15, "reject-failed",
+        "A packet to a service without backends could not be answered with a rejection.",
+        "`millrace service list` shows the service; give it a ready backend.";
+}

@@ -1,0 +1,19 @@
+//! Load-time constants.
+use aya_ebpf::Global;
+use dataplane_common::config::{Config, flag};
+
+/// Overridden by the agent before it loads the programs.
+#[unsafe(no_mangle)]
+static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
+
+/// `ingress_ifindex` of packets that a process of this host sent.
+#[inline(always)]
+pub(crate) fn host_ingress_ifindex() -> u32 {
+    CONFIG.load().host_ingress_ifindex
+}
+
+/// Whether an established flow that a policy change forbids is cut.
+#[inline(always)]
+pub(crate) fn cut_established() -> bool {
+    CONFIG.load().flags & flag::CUT_ESTABLISHED != 0
+}

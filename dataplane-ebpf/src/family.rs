@@ -1,0 +1,398 @@
+//! The two address families behind one trait, so that every stage is written once.
+use aya_ebpf::{
+    bindings::BPF_ANY, btf_maps::lpm_trie::Key, cty::c_long, helpers::generated::bpf_redirect_neigh,
+};
+use dataplane_common::{
+    config,
+    conntrack::{
+        CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, FragmentKeyV4, FragmentKeyV6, FragmentValue,
+    },
+    endpoint::EndpointValue,
+    net::{AddrV4, AddrV6, Be16, proto},
+    service::{FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
+    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
+};
+
+use crate::{maps, packet::Packet};
+
+/// What identifies a flow, as one of its packets carries it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tuple<A> {
+    pub(crate) source: A,
+    pub(crate) destination: A,
+    pub(crate) source_port: Be16,
+    pub(crate) destination_port: Be16,
+    pub(crate) proto: u8,
+}
+
+impl<A: Copy> Tuple<A> {
+    /// The tuple of a packet in the other direction.
+    #[inline(always)]
+    pub(crate) fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            proto: self.proto,
+        }
+    }
+}
+
+/// The rules that allow a flow; 0 where a pod is not isolated.
+#[derive(Clone, Copy)]
+pub(crate) struct Allowed {
+    pub(crate) egress_rule: u32,
+    pub(crate) ingress_rule: u32,
+}
+
+/// Working memory of one program run: the stack of 512 bytes is shared by the whole chain of calls, and IPv6 tuples
+/// are 40 bytes each.
+pub(crate) struct Scratch<A> {
+    pub(crate) packet: Packet<A>,
+    /// The tuple that policy judges: from the client to the backend.
+    pub(crate) judged: Tuple<A>,
+    /// The tuple that is written to the packet.
+    pub(crate) translation: Tuple<A>,
+    /// The policy set that denied `judged`.
+    pub(crate) denied_by: u32,
+}
+
+/// IPv4.
+pub(crate) struct V4;
+/// IPv6.
+pub(crate) struct V6;
+
+/// An address family: its types and its maps.
+pub(crate) trait Family: Sized {
+    type Addr: Copy + PartialEq + 'static;
+    type CtKey: Copy;
+    type CtEntry: Copy;
+    type FragmentKey;
+    type SocketKey;
+
+    const IS_V6: bool;
+    const ICMP: u8;
+    /// What a pod sees as the source when it reaches itself through a service.
+    const HAIRPIN: Self::Addr;
+
+    /// IPv4-mapped where needed.
+    fn mapped(addr: &Self::Addr) -> [u8; 16];
+    /// Sum of the address's words, for checksums.
+    fn sum(addr: &Self::Addr) -> u64;
+    /// Any total order will do, as long as both directions of a flow see the same.
+    fn is_below(a: &Self::Addr, b: &Self::Addr) -> bool;
+
+    /// Working memory of this CPU; programs do not preempt each other on one CPU.
+    fn scratch() -> Option<*mut Scratch<Self::Addr>>;
+    fn endpoint(addr: &Self::Addr) -> Option<*mut EndpointValue>;
+    fn frontend(addr: &Self::Addr, port: Be16, proto: u8) -> Option<FrontendValue>;
+    fn backend(slot: u32) -> Option<(Self::Addr, Be16)>;
+    fn pod_class(addr: &Self::Addr) -> Option<u32>;
+    fn cidr_class(addr: &Self::Addr) -> Option<u32>;
+    /// Uplink and next hop towards a remote pod.
+    fn route(addr: &Self::Addr) -> Option<(u32, Self::Addr)>;
+    /// Sends the packet out of `ifindex` towards `next_hop`; the kernel resolves the neighbour.
+    fn redirect_neigh(ifindex: u32, next_hop: &Self::Addr) -> c_long;
+
+    fn ct_key(low: &Self::Addr, high: &Self::Addr, low_port: Be16, high_port: Be16, proto: u8)
+    -> Self::CtKey;
+    fn ct_entry(state: CtState, nat: Option<&Tuple<Self::Addr>>) -> Self::CtEntry;
+    fn ct_state(entry: *mut Self::CtEntry) -> *mut CtState;
+    /// The tuple that a half of a translated flow writes.
+    fn ct_nat(entry: *const Self::CtEntry, proto: u8) -> Tuple<Self::Addr>;
+    fn ct_established(key: &Self::CtKey) -> Option<*mut Self::CtEntry>;
+    fn ct_new(key: &Self::CtKey) -> Option<*mut Self::CtEntry>;
+    fn ct_insert_established(key: &Self::CtKey, entry: &Self::CtEntry) -> Result<(), i32>;
+    fn ct_insert_new(key: &Self::CtKey, entry: &Self::CtEntry, flags: u64) -> Result<(), i32>;
+    fn ct_remove_established(key: &Self::CtKey);
+    fn ct_remove_new(key: &Self::CtKey);
+
+    fn fragment_key(tuple: &Tuple<Self::Addr>, id: u32) -> Self::FragmentKey;
+    fn fragment(key: &Self::FragmentKey) -> Option<FragmentValue>;
+    fn remember_fragment(key: &Self::FragmentKey, ports: FragmentValue);
+
+    fn socket_key(cookie: u64, backend: &Self::Addr, port: Be16, proto: u8) -> Self::SocketKey;
+    fn socket(key: &Self::SocketKey) -> Option<(Self::Addr, Be16)>;
+    fn remember_socket(key: &Self::SocketKey, frontend: &Self::Addr, port: Be16);
+}
+
+/// `enum` values of the kernel's address families.
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// `struct bpf_redir_neigh`: the binding of its union is awkward to build, and the layout is UAPI.
+#[repr(C)]
+struct RedirNeigh {
+    family: u32,
+    next_hop: [u32; 4],
+}
+
+/// Declares the parts of [`Family`] that differ only in the names of types and maps.
+macro_rules! family_maps {
+    (
+        $addr:ident, $ct_key:ident, $ct_entry:ident, $fragment_key:ident, $socket_key:ident, $socket_value:ident,
+        $frontend_key:ident; $scratch:ident, $endpoints:ident, $frontends:ident, $backends:ident, $classes:ident, $cidrs:ident,
+        $cidr_bits:literal, $routes:ident, $ct_new:ident, $ct_est:ident, $fragments:ident, $sockets:ident
+    ) => {
+        type Addr = $addr;
+        type CtKey = $ct_key;
+        type CtEntry = $ct_entry;
+        type FragmentKey = $fragment_key;
+        type SocketKey = $socket_key;
+
+        #[inline(always)]
+        fn scratch() -> Option<*mut Scratch<$addr>> {
+            maps::$scratch.get_ptr_mut(0)
+        }
+
+        #[inline(always)]
+        fn endpoint(addr: &$addr) -> Option<*mut EndpointValue> {
+            maps::$endpoints.get_ptr_mut(addr)
+        }
+
+        #[inline(always)]
+        fn frontend(addr: &$addr, port: Be16, proto: u8) -> Option<FrontendValue> {
+            let key = $frontend_key { addr: *addr, port, proto, scope: scope::CLUSTER };
+            // SAFETY: copied out at once; the agent replaces entries, it never edits them in place.
+            unsafe { maps::$frontends.get(&key) }.copied()
+        }
+
+        #[inline(always)]
+        fn backend(slot: u32) -> Option<($addr, Be16)> {
+            maps::$backends.get(slot).map(|backend| (backend.addr, backend.port))
+        }
+
+        #[inline(always)]
+        fn pod_class(addr: &$addr) -> Option<u32> {
+            // SAFETY: copied out at once.
+            unsafe { maps::$classes.get(addr) }.copied()
+        }
+
+        #[inline(always)]
+        fn cidr_class(addr: &$addr) -> Option<u32> {
+            maps::$cidrs.get(&Key::new($cidr_bits, *addr)).copied()
+        }
+
+        #[inline(always)]
+        fn route(addr: &$addr) -> Option<(u32, $addr)> {
+            maps::$routes.get(&Key::new($cidr_bits, *addr)).map(|route| (route.ifindex, route.next_hop))
+        }
+
+        #[inline(always)]
+        fn ct_key(low: &$addr, high: &$addr, low_port: Be16, high_port: Be16, proto: u8) -> $ct_key {
+            $ct_key { low_addr: *low, high_addr: *high, low_port, high_port, proto, reserved: [0; 3] }
+        }
+
+        #[inline(always)]
+        fn ct_entry(state: CtState, nat: Option<&Tuple<$addr>>) -> $ct_entry {
+            match nat {
+                Some(nat) => $ct_entry {
+                    state,
+                    nat_source: nat.source,
+                    nat_destination: nat.destination,
+                    nat_source_port: nat.source_port,
+                    nat_destination_port: nat.destination_port,
+                    reserved: 0,
+                },
+                None => $ct_entry {
+                    state,
+                    nat_source: Self::ZERO,
+                    nat_destination: Self::ZERO,
+                    nat_source_port: Be16::new(0),
+                    nat_destination_port: Be16::new(0),
+                    reserved: 0,
+                },
+            }
+        }
+
+        #[inline(always)]
+        fn ct_state(entry: *mut $ct_entry) -> *mut CtState {
+            entry.cast()
+        }
+
+        #[inline(always)]
+        fn ct_nat(entry: *const $ct_entry, proto: u8) -> Tuple<$addr> {
+            // SAFETY: `entry` comes from a look-up of this program run; entries are freed after it (RCU).
+            unsafe {
+                Tuple {
+                    source: (*entry).nat_source,
+                    destination: (*entry).nat_destination,
+                    source_port: (*entry).nat_source_port,
+                    destination_port: (*entry).nat_destination_port,
+                    proto,
+                }
+            }
+        }
+
+        #[inline(always)]
+        fn ct_established(key: &$ct_key) -> Option<*mut $ct_entry> {
+            maps::$ct_est.get_ptr_mut(key)
+        }
+
+        #[inline(always)]
+        fn ct_new(key: &$ct_key) -> Option<*mut $ct_entry> {
+            maps::$ct_new.get_ptr_mut(key)
+        }
+
+        #[inline(always)]
+        fn ct_insert_established(key: &$ct_key, entry: &$ct_entry) -> Result<(), i32> {
+            maps::$ct_est.insert(key, entry, u64::from(BPF_ANY))
+        }
+
+        #[inline(always)]
+        fn ct_insert_new(key: &$ct_key, entry: &$ct_entry, flags: u64) -> Result<(), i32> {
+            maps::$ct_new.insert(key, entry, flags)
+        }
+
+        #[inline(always)]
+        fn ct_remove_established(key: &$ct_key) {
+            // Another CPU may have removed it: gone is what is wanted.
+            let _gone = maps::$ct_est.remove(key);
+        }
+
+        #[inline(always)]
+        fn ct_remove_new(key: &$ct_key) {
+            // Another CPU may have removed it: gone is what is wanted.
+            let _gone = maps::$ct_new.remove(key);
+        }
+
+        #[inline(always)]
+        fn fragment_key(tuple: &Tuple<$addr>, id: u32) -> $fragment_key {
+            $fragment_key {
+                source: tuple.source,
+                destination: tuple.destination,
+                id,
+                proto: tuple.proto,
+                reserved: [0; 3],
+            }
+        }
+
+        #[inline(always)]
+        fn fragment(key: &$fragment_key) -> Option<FragmentValue> {
+            // SAFETY: copied out at once.
+            unsafe { maps::$fragments.get(key) }.copied()
+        }
+
+        #[inline(always)]
+        fn remember_fragment(key: &$fragment_key, ports: FragmentValue) {
+            // An LRU map makes room; if it cannot, the later fragments are dropped and counted.
+            let _full = maps::$fragments.insert(key, ports, u64::from(BPF_ANY));
+        }
+
+        #[inline(always)]
+        fn socket_key(cookie: u64, backend: &$addr, port: Be16, proto: u8) -> $socket_key {
+            $socket_key { cookie, backend: *backend, port, proto, reserved: Default::default() }
+        }
+
+        #[inline(always)]
+        fn socket(key: &$socket_key) -> Option<($addr, Be16)> {
+            // SAFETY: copied out at once.
+            unsafe { maps::$sockets.get(key) }.map(|frontend| (frontend.addr, frontend.port))
+        }
+
+        #[inline(always)]
+        fn remember_socket(key: &$socket_key, frontend: &$addr, port: Be16) {
+            let value = $socket_value { addr: *frontend, port, reserved: 0 };
+            // An LRU map makes room; if it cannot, the application sees the backend's address.
+            let _full = maps::$sockets.insert(key, value, u64::from(BPF_ANY));
+        }
+    };
+}
+
+impl V4 {
+    const ZERO: AddrV4 = AddrV4(0);
+}
+
+impl Family for V4 {
+    family_maps!(
+        AddrV4, CtKeyV4, CtEntryV4, FragmentKeyV4, SocketKeyV4, SocketValueV4, FrontendKeyV4;
+        SCRATCH_V4, ENDPOINTS_V4, FRONTENDS_V4, BACKENDS_V4, CLASSES_V4, CIDRS_V4, 32, ROUTES_V4, CT_NEW_V4, CT_EST_V4,
+        FRAGMENTS_V4, SOCKETS_V4
+    );
+
+    const IS_V6: bool = false;
+    const ICMP: u8 = proto::ICMP;
+    const HAIRPIN: AddrV4 = AddrV4::new(config::HAIRPIN_V4);
+
+    #[inline(always)]
+    fn mapped(addr: &AddrV4) -> [u8; 16] {
+        let [a, b, c, d] = addr.octets();
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn sum(addr: &AddrV4) -> u64 {
+        u64::from(addr.0)
+    }
+
+    #[inline(always)]
+    fn is_below(a: &AddrV4, b: &AddrV4) -> bool {
+        a.0 < b.0
+    }
+
+    #[inline(always)]
+    fn redirect_neigh(ifindex: u32, next_hop: &AddrV4) -> c_long {
+        redirect_neigh(ifindex, RedirNeigh { family: AF_INET, next_hop: [next_hop.0, 0, 0, 0] })
+    }
+}
+
+impl V6 {
+    const ZERO: AddrV6 = AddrV6([0; 4]);
+}
+
+impl Family for V6 {
+    family_maps!(
+        AddrV6, CtKeyV6, CtEntryV6, FragmentKeyV6, SocketKeyV6, SocketValueV6, FrontendKeyV6;
+        SCRATCH_V6, ENDPOINTS_V6, FRONTENDS_V6, BACKENDS_V6, CLASSES_V6, CIDRS_V6, 128, ROUTES_V6, CT_NEW_V6, CT_EST_V6,
+        FRAGMENTS_V6, SOCKETS_V6
+    );
+
+    const IS_V6: bool = true;
+    const ICMP: u8 = proto::ICMPV6;
+    const HAIRPIN: AddrV6 = AddrV6::new(config::HAIRPIN_V6);
+
+    #[inline(always)]
+    fn mapped(addr: &AddrV6) -> [u8; 16] {
+        let [a, b, c, d] = addr.0;
+        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    }
+
+    #[inline(always)]
+    fn sum(addr: &AddrV6) -> u64 {
+        let [a, b, c, d] = addr.0;
+        u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d)
+    }
+
+    #[inline(always)]
+    fn is_below(a: &AddrV6, b: &AddrV6) -> bool {
+        let (a, b) = (a.0, b.0);
+        if a[0] != b[0] {
+            return a[0] < b[0];
+        }
+        if a[1] != b[1] {
+            return a[1] < b[1];
+        }
+        if a[2] != b[2] {
+            return a[2] < b[2];
+        }
+        a[3] < b[3]
+    }
+
+    #[inline(always)]
+    fn redirect_neigh(ifindex: u32, next_hop: &AddrV6) -> c_long {
+        redirect_neigh(ifindex, RedirNeigh { family: AF_INET6, next_hop: next_hop.0 })
+    }
+}
+
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the size of a small structure"
+)]
+fn redirect_neigh(ifindex: u32, mut next_hop: RedirNeigh) -> c_long {
+    // SAFETY: `RedirNeigh` is `struct bpf_redir_neigh`, and the helper only reads it.
+    unsafe { bpf_redirect_neigh(ifindex, (&raw mut next_hop).cast(), size_of::<RedirNeigh>() as i32, 0) }
+}

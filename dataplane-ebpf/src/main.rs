@@ -1,0 +1,130 @@
+//! Hook entry points: each runs its pipeline and turns the verdict into the hook's return code.
+#![no_std]
+#![no_main]
+
+mod config;
+mod family;
+mod maps;
+mod observe;
+mod packet;
+mod pipeline;
+mod socket;
+mod stage;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT},
+    helpers::{bpf_jiffies64, generated::bpf_redirect_peer},
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use dataplane_common::verdict::{DropReason, Hook, Outcome, Verdict};
+
+use crate::family::{V4, V6};
+
+/// tcx ingress of the host side of a pod's veth: what leaves the pod.
+#[classifier]
+fn from_pod(ctx: TcContext) -> i32 {
+    tc_action(Hook::FromPod, pipeline::from_pod(&ctx))
+}
+
+/// tcx egress of the host side of a pod's veth: what reaches the pod through the host's stack.
+#[classifier]
+fn to_pod(ctx: TcContext) -> i32 {
+    tc_action(Hook::ToPod, pipeline::to_pod(&ctx))
+}
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::connect::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::restore::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::restore::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::restore::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::restore::<V6>(&ctx)
+}
+
+/// Never attached: a test run of it tells user space the kernel's jiffies, the clock of conntrack entries.
+#[classifier]
+fn clock(ctx: TcContext) -> i32 {
+    // SAFETY: the helper takes no argument.
+    let now = unsafe { bpf_jiffies64() };
+    match ctx.store(0, &now, 0) {
+        Ok(()) => TC_ACT_OK,
+        Err(_) => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
+    match verdict {
+        Ok(Verdict::Pass) => {
+            observe::count(hook, Outcome::Passed);
+            TC_ACT_OK
+        }
+        Ok(Verdict::Deliver { ifindex }) => {
+            observe::count(hook, Outcome::Delivered);
+            redirect_peer(ifindex)
+        }
+        Ok(Verdict::Reject { ifindex }) => {
+            observe::count(hook, Outcome::Rejected);
+            redirect_peer(ifindex)
+        }
+        Ok(Verdict::Forward { .. }) => {
+            observe::count(hook, Outcome::Forwarded);
+            TC_ACT_REDIRECT
+        }
+        Ok(Verdict::Drop(reason)) | Err(reason) => {
+            observe::count_drop(hook, reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// Needs `bpf_redirect_peer`: v5.10, 9aa1206e8f48.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the helper returns a tc action")]
+fn redirect_peer(ifindex: u32) -> i32 {
+    // SAFETY: the helper only reads its scalar arguments.
+    unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Declares the object GPL-compatible, which the kernel asks of programs that use its GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

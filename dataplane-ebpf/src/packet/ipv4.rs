@@ -1,0 +1,101 @@
+//! IPv4 (RFC 791).
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{
+    conntrack::FragmentValue,
+    net::{AddrV4, Be16, MacAddr},
+    verdict::DropReason,
+};
+
+use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read};
+use crate::family::{Family as _, Tuple, V4};
+
+/// The header, from the source MAC of its frame on: one read gives both.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Frame {
+    source_mac: MacAddr,
+    ethertype: Be16,
+    ip: Header,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Header {
+    version_ihl: u8,
+    tos: u8,
+    total_length: Be16,
+    id: Be16,
+    fragment: Be16,
+    ttl: u8,
+    proto: u8,
+    checksum: u16,
+    source: AddrV4,
+    destination: AddrV4,
+}
+
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET_MASK: u16 = 0x1fff;
+
+impl Header {
+    /// Length of the header with its options.
+    #[inline(always)]
+    fn len(&self) -> Result<u32, DropReason> {
+        let len = u32::from(self.version_ihl & 0x0f) * 4;
+        if self.version_ihl >> 4 == 4 && len >= 20 { Ok(len) } else { Err(DropReason::InvalidHeader) }
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> Tuple<AddrV4> {
+        Tuple {
+            source: self.source,
+            destination: self.destination,
+            source_port: Be16::new(0),
+            destination_port: Be16::new(0),
+            proto: self.proto,
+        }
+    }
+}
+
+impl Parse for V4 {
+    const SOURCE_OFFSET: u32 = 12;
+    const DESTINATION_OFFSET: u32 = 16;
+
+    #[inline(never)]
+    fn parse(ctx: &TcContext, packet: &mut Packet<AddrV4>) -> Result<(), DropReason> {
+        let frame: Frame = read(ctx, 6)?;
+        let header = &frame.ip;
+        *packet = Packet {
+            tuple: header.tuple(),
+            source_mac: frame.source_mac,
+            kind: super::Kind::Flow,
+            fragment: Fragment::Whole,
+            tcp_flags: 0,
+            hop_limit: header.ttl,
+            l4_offset: ETH_LEN + header.len()?,
+        };
+        let fragment = header.fragment.get();
+        if fragment & OFFSET_MASK != 0 {
+            packet.fragment = fragment_ports::<V4>(&mut packet.tuple, u32::from(header.id.raw()));
+            return Ok(());
+        }
+        l4::parse::<V4>(ctx, packet)?;
+        if fragment & MORE_FRAGMENTS != 0 {
+            packet.fragment = Fragment::First;
+            let key = V4::fragment_key(&packet.tuple, u32::from(header.id.raw()));
+            V4::remember_fragment(
+                &key,
+                FragmentValue {
+                    source_port: packet.tuple.source_port,
+                    destination_port: packet.tuple.destination_port,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn parse_embedded(ctx: &TcContext, offset: u32) -> Result<(Tuple<AddrV4>, u32), DropReason> {
+        let header: Header = read(ctx, offset)?;
+        Ok((header.tuple(), offset + header.len()?))
+    }
+}

@@ -1,0 +1,181 @@
+//! Total parsing. The only module that knows packet offsets.
+mod ipv4;
+mod ipv6;
+mod l4;
+mod reject;
+mod write;
+
+use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use dataplane_common::{
+    net::{Be16, MacAddr},
+    verdict::DropReason,
+};
+
+pub(crate) use self::{
+    l4::{Embedded, embedded},
+    reject::reject,
+    write::{decrement_hop_limit, rewrite, rewrite_embedded, set_macs},
+};
+use crate::family::{Family, Tuple};
+
+/// Length of the Ethernet header.
+const ETH_LEN: u32 = 14;
+
+/// EtherTypes, as `skb->protocol` holds them (network byte order).
+pub(crate) mod ethertype {
+    use dataplane_common::net::Be16;
+
+    pub(crate) const IPV4: u32 = Be16::new(0x0800).raw() as u32;
+    pub(crate) const ARP: u32 = Be16::new(0x0806).raw() as u32;
+    pub(crate) const IPV6: u32 = Be16::new(0x86dd).raw() as u32;
+}
+
+/// TCP flags.
+pub(crate) mod tcp {
+    pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const SYN: u8 = 0x02;
+    pub(crate) const RST: u8 = 0x04;
+    pub(crate) const ACK: u8 = 0x10;
+}
+
+/// What a packet is to a stateful filter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Part of a flow: TCP, UDP or SCTP with their ports, ICMP echo with its identifier as both ports, another
+    /// protocol without ports.
+    Flow,
+    /// An ICMP error about another packet.
+    IcmpError,
+    /// Neighbour discovery and multicast listener reports: between a pod and the host only.
+    Link,
+    /// Router advertisement or redirect: never from a pod.
+    Forbidden,
+}
+
+/// Place of a packet in its datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    Whole,
+    First,
+    /// Not the first, but the first one was seen and gave its ports.
+    Later,
+    /// Not the first, and the ports are not known.
+    Orphan,
+}
+
+/// A parsed packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet<A> {
+    pub(crate) tuple: Tuple<A>,
+    pub(crate) source_mac: MacAddr,
+    pub(crate) kind: Kind,
+    pub(crate) fragment: Fragment,
+    /// 0 unless TCP.
+    pub(crate) tcp_flags: u8,
+    pub(crate) hop_limit: u8,
+    /// Offset of the header after the IP headers.
+    pub(crate) l4_offset: u32,
+}
+
+impl<A: Copy> Packet<A> {
+    /// Whether the packet opens a TCP connection.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Whether this packet carries the L4 header.
+    #[inline(always)]
+    pub(crate) fn has_l4_header(&self) -> bool {
+        matches!(self.fragment, Fragment::Whole | Fragment::First)
+    }
+}
+
+/// A family whose packets can be parsed.
+pub(crate) trait Parse: Family {
+    /// Parses the headers up to L4 into `packet`.
+    fn parse(ctx: &TcContext, packet: &mut Packet<Self::Addr>) -> Result<(), DropReason>;
+    /// Parses the IP header of a packet that an ICMP error quotes: its tuple (without ports) and where its L4
+    /// header starts.
+    fn parse_embedded(ctx: &TcContext, offset: u32) -> Result<(Tuple<Self::Addr>, u32), DropReason>;
+    /// Offset of the source address in the IP header.
+    const SOURCE_OFFSET: u32;
+    /// Offset of the destination address in the IP header.
+    const DESTINATION_OFFSET: u32;
+}
+
+/// Reads a `T` at `offset`; the packet may be non-linear.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the size of a small structure")]
+fn read<T: Copy>(ctx: &TcContext, offset: u32) -> Result<T, DropReason> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes all of `value` or returns an error; every `T` used here accepts any bytes.
+    unsafe {
+        match bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+        {
+            0 => Ok(value.assume_init()),
+            _ => Err(DropReason::Truncated),
+        }
+    }
+}
+
+/// The ports of a later fragment, as the first one left them.
+#[inline(always)]
+fn fragment_ports<F: Family>(tuple: &mut Tuple<F::Addr>, id: u32) -> Fragment {
+    match F::fragment(&F::fragment_key(tuple, id)) {
+        Some(ports) => {
+            tuple.source_port = ports.source_port;
+            tuple.destination_port = ports.destination_port;
+            Fragment::Later
+        }
+        None => Fragment::Orphan,
+    }
+}
+
+/// Whether the packet carries a VLAN tag that the driver took out of its bytes.
+#[inline(always)]
+pub(crate) fn has_vlan_tag(ctx: &TcContext) -> bool {
+    // SAFETY: reads a field of the context.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}
+
+/// `skb->protocol`.
+#[inline(always)]
+pub(crate) fn protocol(ctx: &TcContext) -> u32 {
+    // SAFETY: reads a field of the context.
+    unsafe { (*ctx.skb.skb).protocol }
+}
+
+/// The interface the hook is attached to.
+#[inline(always)]
+pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: reads a field of the context.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// The interface the packet came in on; 0 when a process of this host sent it.
+#[inline(always)]
+pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: reads a field of the context.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
+/// An ARP packet for IPv4 over Ethernet (RFC 826), from the source MAC of its frame on.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Arp {
+    pub(crate) frame_source: MacAddr,
+    ethertype: Be16,
+    hardware: Be16,
+    protocol: Be16,
+    lengths: [u8; 2],
+    operation: Be16,
+    pub(crate) sender_mac: MacAddr,
+    pub(crate) sender_addr: [u8; 4],
+}
+
+/// Reads an ARP packet.
+#[inline(always)]
+pub(crate) fn arp(ctx: &TcContext) -> Result<Arp, DropReason> {
+    read(ctx, 6)
+}

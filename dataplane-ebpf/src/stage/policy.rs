@@ -1,0 +1,54 @@
+//! Judges a new flow by the policy sets of the local pods at its ends. How the maps are built stands in
+//! `dataplane_common::policy`.
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use dataplane_common::{
+    policy::{CLASS_ANY, PolicyKey, SET_DENY_ALL},
+    verdict::DropReason,
+};
+
+use crate::{
+    family::{Allowed, Family, Scratch, Tuple},
+    maps::POLICIES,
+};
+
+/// Judges the flow `scratch.judged`: its original tuple, after service translation.
+#[inline(never)]
+pub(crate) fn judge<F: Family>(
+    scratch: &mut Scratch<F::Addr>,
+    egress_set: u32,
+    ingress_set: u32,
+) -> Result<Allowed, DropReason> {
+    let tuple = &scratch.judged;
+    let Some(egress_rule) = allowing_rule::<F>(egress_set, &tuple.destination, tuple) else {
+        scratch.denied_by = egress_set;
+        return Err(DropReason::PolicyEgress);
+    };
+    let Some(ingress_rule) = allowing_rule::<F>(ingress_set, &tuple.source, tuple) else {
+        scratch.denied_by = ingress_set;
+        return Err(DropReason::PolicyIngress);
+    };
+    Ok(Allowed { egress_rule, ingress_rule })
+}
+
+#[inline(always)]
+fn allowing_rule<F: Family>(set: u32, peer: &F::Addr, tuple: &Tuple<F::Addr>) -> Option<u32> {
+    match set {
+        0 => return Some(0),
+        SET_DENY_ALL => return None,
+        _ => {}
+    }
+    if let Some(rule) = rule(set, CLASS_ANY, tuple) {
+        return Some(rule);
+    }
+    if let Some(rule) = F::pod_class(peer).and_then(|class| rule(set, class, tuple)) {
+        return Some(rule);
+    }
+    F::cidr_class(peer).and_then(|class| rule(set, class, tuple))
+}
+
+/// The rule for one class. Every entry allows: deny rules need the value's verdict, and there are none yet.
+#[inline(always)]
+fn rule<A>(set: u32, class: u32, tuple: &Tuple<A>) -> Option<u32> {
+    let key = PolicyKey::new(set, class, tuple.proto, tuple.destination_port);
+    POLICIES.get(&Key::new(PolicyKey::FULL_BITS, key)).map(|value| value.rule)
+}
