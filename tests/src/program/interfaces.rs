@@ -1,0 +1,31 @@
+//! Interfaces for test runs: a context names the device that a packet came in on, and the device must exist.
+use std::thread;
+
+use anyhow::{Result, anyhow};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+};
+
+/// Runs `test` in a network namespace of its own, with the host sides of `pods` veth pairs: their indexes. The
+/// namespace goes when its only thread does.
+pub fn in_private_netns<T: Send>(pods: usize, test: impl FnOnce(&[u32]) -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let mut indexes = Vec::with_capacity(pods);
+            for pod in 0..pods {
+                let (host, peer) = (format!("h{pod}"), format!("p{pod}"));
+                let output = std::process::Command::new("ip")
+                    .args(["link", "add", &host, "type", "veth", "peer", "name", &peer])
+                    .output()?;
+                if !output.status.success() {
+                    return Err(anyhow!("ip link add {host}: {}", String::from_utf8_lossy(&output.stderr)));
+                }
+                indexes.push(if_nametoindex(host.as_str())?);
+            }
+            test(&indexes)
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,159 @@
+//! The real programs in the real kernel, run one packet at a time by `BPF_PROG_TEST_RUN`.
+pub mod fixture;
+mod interfaces;
+mod verdict;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+use bpf_maps::Map;
+use dataplane_common::{
+    config::Config,
+    maps::MapId,
+    verdict::{DropReason, Hook, Outcome, drop_slot, outcome_slot},
+};
+
+pub use self::{interfaces::in_private_netns, verdict::Verdict};
+use crate::packet::Packet;
+
+/// The object that `cargo xtask build` makes.
+pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/dataplane");
+
+/// A test run always carries the `ingress_ifindex` 0, so another value here makes every packet one from outside.
+pub const NO_HOST: u32 = u32::MAX;
+
+/// The tc programs, with maps of their own that no other test sees.
+pub struct Programs {
+    maps: BTreeMap<MapId, Map>,
+    from_pod: OwnedFd,
+    to_pod: OwnedFd,
+    clock: OwnedFd,
+    /// Owns what the descriptors point to.
+    _ebpf: Ebpf,
+}
+
+/// What a program did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub verdict: Verdict,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+}
+
+impl Programs {
+    /// Loads the programs. `host_ingress_ifindex`: 0 makes every packet to a pod one from its own node.
+    pub fn load(host_ingress_ifindex: u32) -> Result<Self> {
+        let config = Config { host_ingress_ifindex, ..Config::DEFAULT };
+        let object = fs::read(Path::new(OBJECT))
+            .with_context(|| format!("read {OBJECT}: run `cargo xtask build` first"))?;
+        let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .override_global("CONFIG", zerocopy::IntoBytes::as_bytes(&config), true)
+            .load(&object)?;
+        let mut maps = BTreeMap::new();
+        for id in MapId::ALL {
+            let name = id.spec().name;
+            let map = ebpf.map(name).ok_or_else(|| anyhow!("the object has no map {name}"))?;
+            let fd = verdict::map_data(map)?.fd().as_fd().try_clone_to_owned()?;
+            maps.insert(*id, Map::from_fd(fd)?);
+        }
+        let mut load = |name: &str| -> Result<OwnedFd> {
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .ok_or_else(|| anyhow!("the object has no program {name}"))?
+                .try_into()?;
+            program.load()?;
+            Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+        };
+        let (from_pod, to_pod, clock) = (load("from_pod")?, load("to_pod")?, load("clock")?);
+        Ok(Self { maps, from_pod, to_pod, clock, _ebpf: ebpf })
+    }
+
+    /// One of the programs' maps.
+    #[must_use]
+    pub fn map(&self, id: MapId) -> &Map {
+        &self.maps[&id]
+    }
+
+    /// Runs `from_pod` as if the packet came out of the pod behind `ifindex`.
+    pub fn from_pod(&self, ifindex: u32, packet: &Packet) -> Result<Run> {
+        self.run(Hook::FromPod, ifindex, &packet.bytes())
+    }
+
+    /// Runs `to_pod` as if the stack sent the packet to the pod behind `ifindex`.
+    pub fn to_pod(&self, ifindex: u32, packet: &Packet) -> Result<Run> {
+        self.run(Hook::ToPod, ifindex, &packet.bytes())
+    }
+
+    /// Runs a hook on a frame as it is.
+    pub fn run(&self, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<Run> {
+        let program = match hook {
+            Hook::FromPod => &self.from_pod,
+            Hook::ToPod => &self.to_pod,
+            Hook::Connect | Hook::Sendmsg => return Err(anyhow!("{} cannot be test-run", hook.name())),
+        };
+        let before = self.counters(hook)?;
+        let run = bpf_maps::program::test_run(program.as_fd(), frame, &verdict::context(ifindex), 1)?;
+        let after = self.counters(hook)?;
+        let counted = verdict::counted(hook, &before, &after)?;
+        Ok(Run { verdict: verdict::verdict(run.retval, counted, &run.data)?, frame: run.data })
+    }
+
+    /// Time that one run of a hook takes over `repeat` runs on the same packet, which must not be changed by it.
+    pub fn nanoseconds(&self, hook: Hook, ifindex: u32, packet: &Packet, repeat: u32) -> Result<u32> {
+        let program = if hook == Hook::FromPod { &self.from_pod } else { &self.to_pod };
+        let run = bpf_maps::program::test_run(
+            program.as_fd(),
+            &packet.bytes(),
+            &verdict::context(ifindex),
+            repeat,
+        )?;
+        Ok(run.duration_ns)
+    }
+
+    /// The kernel's jiffies.
+    pub fn jiffies(&self) -> Result<u64> {
+        let run = bpf_maps::program::test_run(self.clock.as_fd(), &[0; 64], &[], 1)?;
+        let bytes =
+            run.data.first_chunk().ok_or_else(|| anyhow!("the clock returned {} bytes", run.data.len()))?;
+        Ok(u64::from_ne_bytes(*bytes))
+    }
+
+    /// Entries of a map.
+    pub fn count(&self, id: MapId) -> Result<usize> {
+        Ok(self.map(id).count()?)
+    }
+
+    /// Empties both conntrack maps of both families.
+    pub fn forget_flows(&self) -> Result<()> {
+        for id in [MapId::CT_NEW_V4, MapId::CT_NEW_V6, MapId::CT_EST_V4, MapId::CT_EST_V6] {
+            let map = self.map(id);
+            let keys: Vec<Vec<u8>> = map.dump()?.into_iter().map(|(key, _)| key).collect();
+            map.delete_batch(&keys)?;
+        }
+        Ok(())
+    }
+
+    /// Packets of a hook by slot: every outcome and every drop reason.
+    fn counters(&self, hook: Hook) -> Result<BTreeMap<u32, u64>> {
+        let outcomes = Outcome::ALL.iter().map(|outcome| outcome_slot(hook, *outcome));
+        let drops = DropReason::ALL.iter().map(|reason| drop_slot(hook, *reason));
+        outcomes
+            .chain(drops)
+            .map(|slot| {
+                let values = self
+                    .map(MapId::COUNTERS)
+                    .lookup_per_cpu(&slot.to_ne_bytes())?
+                    .ok_or_else(|| anyhow!("COUNTERS has no slot {slot}"))?;
+                let sum = values.iter().filter_map(|v| v.first_chunk()).map(|v| u64::from_ne_bytes(*v)).sum();
+                Ok((slot, sum))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,88 @@
+//! What a test run means: return value and counters to a verdict.
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow, bail};
+use aya::maps::MapData;
+use dataplane_common::verdict::{DropReason, Hook, Outcome, drop_slot, outcome_slot};
+
+/// What a program decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the host's stack.
+    Pass,
+    /// Into the local pod with this MAC address.
+    Deliver([u8; 6]),
+    /// To another node.
+    Forward,
+    /// Answered with a rejection.
+    Reject,
+    Drop(DropReason),
+}
+
+/// tc return values.
+const TC_ACT_OK: u32 = 0;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
+
+/// What a run counted.
+pub(super) enum Counted {
+    Outcome(Outcome),
+    Drop(DropReason),
+}
+
+/// `struct __sk_buff` with its `ifindex` set: the only field that a test run may set and these programs read.
+pub(super) fn context(ifindex: u32) -> Vec<u8> {
+    const SIZE: usize = 192;
+    const IFINDEX: usize = 40;
+    let mut context = vec![0; SIZE];
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    context
+}
+
+/// The one slot that went up by one.
+pub(super) fn counted(
+    hook: Hook,
+    before: &BTreeMap<u32, u64>,
+    after: &BTreeMap<u32, u64>,
+) -> Result<Counted> {
+    let changed: Vec<u32> =
+        after.iter().filter(|(slot, count)| before.get(slot) != Some(count)).map(|(slot, _)| *slot).collect();
+    let [slot] = changed[..] else {
+        bail!("one packet changed the counters {changed:?}");
+    };
+    let outcome = Outcome::ALL.into_iter().find(|outcome| outcome_slot(hook, *outcome) == slot);
+    let drop = DropReason::ALL.iter().find(|reason| drop_slot(hook, **reason) == slot);
+    match (outcome, drop) {
+        (Some(outcome), _) => Ok(Counted::Outcome(outcome)),
+        (None, Some(reason)) => Ok(Counted::Drop(*reason)),
+        (None, None) => Err(anyhow!("counter {slot} has no meaning")),
+    }
+}
+
+/// Holds return value and counter against each other: a packet is counted as what happens to it.
+pub(super) fn verdict(retval: u32, counted: Counted, frame: &[u8]) -> Result<Verdict> {
+    match (retval, counted) {
+        (TC_ACT_OK, Counted::Outcome(Outcome::Passed)) => Ok(Verdict::Pass),
+        (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Delivered)) => {
+            Ok(Verdict::Deliver(*frame.first_chunk().ok_or_else(|| anyhow!("no Ethernet header left"))?))
+        }
+        (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Forwarded)) => Ok(Verdict::Forward),
+        (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Rejected)) => Ok(Verdict::Reject),
+        (TC_ACT_SHOT, Counted::Drop(reason)) => Ok(Verdict::Drop(reason)),
+        (retval, Counted::Outcome(outcome)) => bail!("returned {retval}, counted as {}", outcome.name()),
+        (retval, Counted::Drop(reason)) => bail!("returned {retval}, counted as {}", reason.name()),
+    }
+}
+
+/// The descriptor behind a map of the loader.
+pub(super) fn map_data(map: &aya::maps::Map) -> Result<&MapData> {
+    use aya::maps::Map;
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data) => Ok(data),
+        _ => bail!("a map of a type that is not used"),
+    }
+}
