@@ -178,4 +178,7 @@ drop_reasons! {
     RejectFailed = 15, "reject-failed",
         "A packet to a service without backends could not be answered with a rejection.",
         "`millrace service list` shows the service; give it a ready backend.";
+    SctpPortChange = 16, "sctp-port-change",
+        "An SCTP flow would need another port, which the packet's CRC32c covers.",
+        "Give the SCTP port of the Service the number of its targetPort.";
 }

@@ -46,6 +46,11 @@ pub(crate) struct Allowed {
     pub(crate) ingress_rule: u32,
 }
 
+impl Allowed {
+    /// Allowed without asking policy.
+    pub(crate) const NO_RULE: Self = Self { egress_rule: 0, ingress_rule: 0 };
+}
+
 /// Working memory of one program run: the stack of 512 bytes is shared by the whole chain of calls, and IPv6 tuples
 /// are 40 bytes each.
 pub(crate) struct Scratch<A> {

@@ -96,7 +96,7 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
     if destination.is_isolated() {
         if packet::ingress_ifindex(ctx) == config::host_ingress_ifindex() {
             // The pod's own node always reaches it: kubelet probes must pass.
-            open::<F>(&scratch.packet, Allowed { egress_rule: 0, ingress_rule: 0 }, true);
+            open::<F>(&scratch.packet, Allowed::NO_RULE, true);
         } else {
             judge_and_open::<F>(scratch, 0, destination.ingress_set)?;
         }
@@ -163,7 +163,7 @@ fn judge_again<F: Parse>(
     scratch: &mut Scratch<F::Addr>,
     is_translated: bool,
 ) -> Result<(), DropReason> {
-    let mut allowed = Allowed { egress_rule: 0, ingress_rule: 0 };
+    let mut allowed = Allowed::NO_RULE;
     if hit.state().from_host == 0 {
         // Client to backend, with the addresses of pods: one end is in the packet, the other in the translation.
         let (packet, new) = (&scratch.packet.tuple, &scratch.translation);
@@ -176,14 +176,11 @@ fn judge_again<F: Parse>(
             original.source_port = new.destination_port;
         }
         scratch.judged = original;
-        // A pod that reaches itself through a service passes no policy.
-        if scratch.judged.source != scratch.judged.destination {
-            match judge::<F>(scratch) {
-                Ok(rules) => allowed = rules,
-                Err(reason) => {
-                    hit.cut();
-                    return Err(reason);
-                }
+        match judge::<F>(scratch) {
+            Ok(rules) => allowed = rules,
+            Err(reason) => {
+                hit.cut();
+                return Err(reason);
             }
         }
     }
@@ -238,14 +235,11 @@ fn translate_new<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> R
             service_id
         }
     };
-    let mut allowed = Allowed { egress_rule: 0, ingress_rule: 0 };
+    scratch.judged = scratch.translation;
+    let allowed = judge::<F>(scratch)?;
     if scratch.translation.destination == scratch.translation.source {
-        // A pod that reaches itself passes no policy, as the concept page has it. It must not see its own address
-        // as the source, or its answer would not leave it.
+        // A pod that reaches itself must not see its own address as the source, or its answer would not leave it.
         scratch.translation.source = F::HAIRPIN;
-    } else {
-        scratch.judged = scratch.translation;
-        allowed = judge::<F>(scratch)?;
     }
     nat::mark_translated::<F>(&scratch.packet.tuple.source);
     let opening = Opening::new(service_id, allowed, false);

@@ -96,6 +96,10 @@ pub(crate) fn rewrite<F: Parse>(
 ) -> Result<(), DropReason> {
     let old = &packet.tuple;
     let diff = address_diff::<F>(old, new);
+    if old.proto == proto::SCTP && ports(old) != ports(new) {
+        // SCTP's checksum covers its ports but no addresses (RFC 9260 §6.8).
+        return Err(DropReason::SctpPortChange);
+    }
     if packet.has_l4_header() {
         if let Some((offset, flags)) = checksum::<F>(old.proto) {
             let offset = packet.l4_offset + offset;

@@ -19,6 +19,10 @@ pub(crate) fn judge<F: Family>(
     ingress_set: u32,
 ) -> Result<Allowed, DropReason> {
     let tuple = &scratch.judged;
+    if tuple.source == tuple.destination {
+        // A pod reaches itself, through a service too: the concept page exempts it.
+        return Ok(Allowed::NO_RULE);
+    }
     let Some(egress_rule) = allowing_rule::<F>(egress_set, &tuple.destination, tuple) else {
         scratch.denied_by = egress_set;
         return Err(DropReason::PolicyEgress);

@@ -1,6 +1,7 @@
 //! The real programs in the real kernel, run one packet at a time by `BPF_PROG_TEST_RUN`.
 pub mod fixture;
 mod interfaces;
+pub mod random;
 mod verdict;
 
 use std::{
@@ -8,6 +9,7 @@ use std::{
     fs,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -34,6 +36,8 @@ pub struct Programs {
     from_pod: OwnedFd,
     to_pod: OwnedFd,
     clock: OwnedFd,
+    /// What the counters said after the last run: only these programs write them, and one at a time.
+    counted: Mutex<BTreeMap<u32, u64>>,
     /// Owns what the descriptors point to.
     _ebpf: Ebpf,
 }
@@ -72,7 +76,7 @@ impl Programs {
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
         let (from_pod, to_pod, clock) = (load("from_pod")?, load("to_pod")?, load("clock")?);
-        Ok(Self { maps, from_pod, to_pod, clock, _ebpf: ebpf })
+        Ok(Self { maps, from_pod, to_pod, clock, counted: Mutex::default(), _ebpf: ebpf })
     }
 
     /// One of the programs' maps.
@@ -98,10 +102,11 @@ impl Programs {
             Hook::ToPod => &self.to_pod,
             Hook::Connect | Hook::Sendmsg => return Err(anyhow!("{} cannot be test-run", hook.name())),
         };
-        let before = self.counters(hook)?;
+        let mut counters = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let run = bpf_maps::program::test_run(program.as_fd(), frame, &verdict::context(ifindex), 1)?;
         let after = self.counters(hook)?;
-        let counted = verdict::counted(hook, &before, &after)?;
+        let counted = verdict::counted(hook, &counters, &after)?;
+        counters.extend(after);
         Ok(Run { verdict: verdict::verdict(run.retval, counted, &run.data)?, frame: run.data })
     }
 

@@ -45,8 +45,11 @@ pub(super) fn counted(
     before: &BTreeMap<u32, u64>,
     after: &BTreeMap<u32, u64>,
 ) -> Result<Counted> {
-    let changed: Vec<u32> =
-        after.iter().filter(|(slot, count)| before.get(slot) != Some(count)).map(|(slot, _)| *slot).collect();
+    let changed: Vec<u32> = after
+        .iter()
+        .filter(|(slot, count)| before.get(slot).copied().unwrap_or_default() != **count)
+        .map(|(slot, _)| *slot)
+        .collect();
     let [slot] = changed[..] else {
         bail!("one packet changed the counters {changed:?}");
     };

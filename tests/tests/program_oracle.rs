@@ -1,0 +1,353 @@
+//! Random clusters, policies and packets: the loaded programs, fed by the real compiler, agree with the oracle.
+use std::{env, net::IpAddr, time::SystemTime};
+
+use agent_core::{
+    model::{Family, endpoint::AttachmentId},
+    observed::Observed,
+    oracle::{self, Choice, Subject},
+    plan::{Action, Plan, plan},
+    render::{NodeConfig, render},
+    state::{Changed, ClusterState},
+    update::Update,
+};
+use anyhow::{Context as _, Result, ensure};
+use dataplane_common::{maps::MapId, net::proto, policy::Direction, verdict::DropReason};
+use millrace_tests::{
+    packet::{Packet, Transport, flag, verify},
+    program::{
+        NO_HOST, Programs, Run, Verdict,
+        fixture::{host_mac, pod_mac},
+        in_private_netns,
+        random::{Generator, LOCAL_PODS, NODE, Place, node_ip, place, pod_ip},
+    },
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+/// Judged packets per run, at least.
+const CASES: usize = 100_000;
+/// Packets between two changes of a cluster.
+const PACKETS: usize = 40;
+/// GRE: a protocol that is neither ICMP nor has ports.
+const PORTLESS: u8 = 47;
+/// Changes of one cluster.
+const CHANGES: usize = 12;
+
+/// A cluster, compiled into the maps of the loaded programs.
+struct Cluster<'a> {
+    programs: &'a Programs,
+    interfaces: &'a [u32],
+    /// Every packet to a pod comes from a process of its node.
+    from_host: bool,
+    state: ClusterState,
+    observed: Observed,
+    config: NodeConfig,
+    next_port: u16,
+}
+
+impl<'a> Cluster<'a> {
+    fn new(programs: &'a Programs, interfaces: &'a [u32], from_host: bool) -> Self {
+        let uplink = interfaces.last().copied();
+        let config = NodeConfig { node_name: NODE.to_owned(), uplink_v4: uplink, uplink_v6: uplink };
+        // Starts from what the last cluster left in the maps, as a restarted agent does.
+        let observed = Observed::from_dump(|map| programs.map(map).dump().expect("the maps can be read"));
+        Self {
+            programs,
+            interfaces,
+            from_host,
+            state: ClusterState::default(),
+            observed,
+            config,
+            next_port: 1024,
+        }
+    }
+
+    fn apply(&mut self, updates: Vec<Update>) -> Result<()> {
+        let mut changed = Changed::default();
+        for update in updates {
+            changed.extend(self.state.apply(update));
+        }
+        let desired = render(&self.state, &self.config, &changed);
+        let plan = plan(&desired, &self.observed);
+        ensure!(plan.problems.is_empty(), "the plan has problems: {:?}", plan.problems);
+        self.carry_out(&plan)?;
+        self.observed.release_quarantined();
+        Ok(())
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> Result<()> {
+        for step in &plan.steps {
+            let map = self.programs.map(step.map);
+            match &step.action {
+                Action::Upsert(entries) => map.update_batch(entries)?,
+                Action::Delete(keys) => {
+                    map.delete_batch(keys)?;
+                }
+            }
+            self.observed.record(step);
+        }
+        Ok(())
+    }
+
+    /// A source port that no flow used since the maps were emptied. A protocol without ports has one flow per pair
+    /// of addresses.
+    fn fresh_port(&mut self, protocol: u8) -> Result<u16> {
+        if self.next_port == 50_000 || protocol == PORTLESS {
+            self.programs.forget_flows()?;
+            self.next_port = 1024;
+        }
+        self.next_port += 1;
+        Ok(self.next_port)
+    }
+
+    fn from_pod(&self, pod: u8, to: IpAddr, transport: Transport) -> Result<Run> {
+        let source = pod_ip(pod, Family::of(to));
+        let packet = Packet::new(source, to, transport).between(pod_mac(pod), host_mac(pod));
+        self.programs.from_pod(self.interfaces[usize::from(pod)], &packet)
+    }
+
+    fn to_pod(&self, pod: u8, from: IpAddr, transport: Transport) -> Result<Run> {
+        let destination = pod_ip(pod, Family::of(from));
+        let packet = Packet::new(from, destination, transport).between(host_mac(pod), pod_mac(pod));
+        self.programs.to_pod(self.interfaces[usize::from(pod)], &packet)
+    }
+
+    /// A new flow out of a pod, and its answer.
+    fn check_from_pod(&mut self, flow: Flow) -> Result<()> {
+        let Flow { pod, peer: destination, protocol, port } = flow;
+        let client_port = self.fresh_port(protocol)?;
+        let source = pod_ip(pod, Family::of(destination));
+        let run = self.from_pod(pod, destination, opening(protocol, client_port, port))?;
+        let choice = oracle::resolve(&self.state, NODE, destination, port, protocol);
+        let backends: Vec<(IpAddr, u16)> = match choice {
+            Choice::NotAService => vec![(destination, port)],
+            Choice::OneOf(backends) => backends.iter().map(|backend| (backend.addr, backend.port)).collect(),
+            Choice::Reject => {
+                ensure!(run.verdict == Verdict::Reject, "rejected by the oracle, {:?}", run.verdict);
+                return Ok(());
+            }
+            Choice::Drop => {
+                let expected = Verdict::Drop(DropReason::NoLocalBackend);
+                ensure!(run.verdict == expected, "{expected:?} by the oracle, {:?}", run.verdict);
+                return Ok(());
+            }
+        };
+        let expected: Vec<(IpAddr, u16, Verdict)> = backends
+            .into_iter()
+            .map(|(addr, port)| {
+                let to = Subject::Address(addr);
+                let judgement = oracle::judge(&self.state, Subject::Address(source), to, protocol, port);
+                (addr, port, verdict(judgement.denied_here_by(), place(addr)))
+            })
+            .collect();
+        if let Verdict::Drop(_) = run.verdict {
+            ensure!(
+                expected.iter().any(|(_, _, verdict)| *verdict == run.verdict),
+                "{:?}, but the oracle expects one of {expected:?}",
+                run.verdict
+            );
+            return Ok(());
+        }
+        let sent = verify(&run.frame)?;
+        let (_, backend) = sent.addresses().context("an IP packet")?;
+        let (_, backend_port) = sent.transport().and_then(Transport::ports).unwrap_or((0, port));
+        ensure!(
+            expected.contains(&(backend, backend_port, run.verdict)),
+            "{:?} to {backend}:{backend_port}, but the oracle expects one of {expected:?}",
+            run.verdict
+        );
+        self.check_answer(&flow, &sent, client_port)
+    }
+
+    /// The answer to an allowed flow always passes, and comes from where the client sent to.
+    fn check_answer(&self, flow: &Flow, sent: &Packet, client_port: u16) -> Result<()> {
+        let (client, backend) = sent.addresses().context("an IP packet")?;
+        let (source_port, backend_port) =
+            sent.transport().and_then(Transport::ports).unwrap_or((client_port, 0));
+        let answer = answering(flow.protocol, backend_port, source_port);
+        let run = match place(backend) {
+            Place::LocalPod(server) => self.from_pod(server, client, answer)?,
+            Place::OtherNode | Place::Elsewhere => self.to_pod(flow.pod, backend, answer)?,
+        };
+        let expected = match place(backend) {
+            Place::LocalPod(_) => Verdict::Deliver(pod_mac(flow.pod)),
+            Place::OtherNode | Place::Elsewhere => Verdict::Pass,
+        };
+        ensure!(run.verdict == expected, "the answer: {:?}, expected {expected:?}", run.verdict);
+        let received = verify(&run.frame)?;
+        let (from, _) = received.addresses().context("an IP packet")?;
+        ensure!(from == flow.peer, "the answer comes from {from}, the request went to {}", flow.peer);
+        if let Some(ports) = received.transport().and_then(Transport::ports) {
+            ensure!(ports == (flow.port, client_port), "the answer has the ports {ports:?}");
+        }
+        Ok(())
+    }
+
+    /// A new flow into a pod through the host's stack, and its answer.
+    fn check_to_pod(&mut self, flow: Flow) -> Result<()> {
+        let Flow { pod, peer, protocol, port } = flow;
+        let client_port = self.fresh_port(protocol)?;
+        let run = self.to_pod(pod, peer, opening(protocol, client_port, port))?;
+        let source = if self.from_host { Subject::OwnNode(peer) } else { Subject::Address(peer) };
+        let destination = Subject::Address(pod_ip(pod, Family::of(peer)));
+        let judgement = oracle::judge(&self.state, source, destination, protocol, port);
+        let expected = match judgement.denied_here_by() {
+            Some(Direction::Ingress) => Verdict::Drop(DropReason::PolicyIngress),
+            Some(Direction::Egress) | None => Verdict::Pass,
+        };
+        ensure!(run.verdict == expected, "{:?}, expected {expected:?}", run.verdict);
+        if expected == Verdict::Pass {
+            let run = self.from_pod(pod, peer, answering(protocol, port, client_port))?;
+            let expected = verdict(None, place(peer));
+            ensure!(run.verdict == expected, "the answer: {:?}, expected {expected:?}", run.verdict);
+        }
+        Ok(())
+    }
+}
+
+/// A new flow between a local pod and another address.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    pod: u8,
+    peer: IpAddr,
+    protocol: u8,
+    port: u16,
+}
+
+fn verdict(denied_by: Option<Direction>, place: Place) -> Verdict {
+    match (denied_by, place) {
+        (Some(Direction::Egress), _) => Verdict::Drop(DropReason::PolicyEgress),
+        (Some(Direction::Ingress), _) => Verdict::Drop(DropReason::PolicyIngress),
+        (None, Place::LocalPod(pod)) => Verdict::Deliver(pod_mac(pod)),
+        (None, Place::OtherNode) => Verdict::Forward,
+        (None, Place::Elsewhere) => Verdict::Pass,
+    }
+}
+
+/// The first packet of a flow.
+fn opening(protocol: u8, source: u16, destination: u16) -> Transport {
+    transport(protocol, source, destination, flag::SYN, [8, 128])
+}
+
+/// The packet that answers it.
+fn answering(protocol: u8, source: u16, destination: u16) -> Transport {
+    transport(protocol, source, destination, flag::SYN | flag::ACK, [0, 129])
+}
+
+fn transport(protocol: u8, source: u16, destination: u16, flags: u8, echo: [u8; 2]) -> Transport {
+    // The identifier of an echo is the client's, in both directions.
+    let client = if flags & flag::ACK == 0 { source } else { destination };
+    let [high, low] = client.to_be_bytes();
+    let rest = [high, low, 0, 1];
+    match protocol {
+        proto::TCP => Transport::tcp(source, destination, flags),
+        proto::UDP => Transport::udp(source, destination, b"odd".to_vec()),
+        proto::SCTP => Transport::Sctp { source, destination, tag: 1, data: vec![1, 0, 0, 4] },
+        proto::ICMP => Transport::Icmp { kind: echo[0], code: 0, rest, data: vec![0; 8] },
+        proto::ICMPV6 => Transport::Icmp { kind: echo[1], code: 0, rest, data: vec![0; 8] },
+        proto => Transport::Other { proto, bytes: vec![0; 16] },
+    }
+}
+
+fn seed() -> u64 {
+    let given = env::var("MILLRACE_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.as_nanos() as u64
+    })
+}
+
+/// Runs random clusters until `cases` packets were judged.
+fn explore(from_host: bool, cases: usize) -> Result<()> {
+    let seed = seed();
+    println!("MILLRACE_SEED={seed} repeats this run");
+    let mut rng = StdRng::seed_from_u64(seed);
+    in_private_netns(usize::from(LOCAL_PODS) + 1, move |interfaces| {
+        let programs = Programs::load(if from_host { 0 } else { NO_HOST })?;
+        let (mut judged, mut clusters) = (0, 0);
+        while judged < cases {
+            clusters += 1;
+            let mut cluster = Cluster::new(&programs, interfaces, from_host);
+            let mut generator = Generator { rng: &mut rng, interfaces };
+            let updates = generator.cluster();
+            cluster.apply(updates)?;
+            for change in 0..CHANGES {
+                for _ in 0..PACKETS {
+                    let flow = random_flow(&mut generator);
+                    let is_outgoing = !from_host && generator.rng.random_bool(0.6);
+                    let checked = if is_outgoing {
+                        cluster.check_from_pod(flow)
+                    } else {
+                        let peer = generator.address_of(Family::of(flow.peer));
+                        let peer = if from_host { node_ip(1, Family::of(peer)) } else { peer };
+                        match place(peer) {
+                            // What a local pod sends does not come through the stack.
+                            Place::LocalPod(_) => continue,
+                            Place::OtherNode | Place::Elsewhere => {
+                                cluster.check_to_pod(Flow { peer, ..flow })
+                            }
+                        }
+                    };
+                    checked.with_context(|| {
+                        format!("seed {seed}, cluster {clusters}, change {change}: outgoing {is_outgoing}, {flow:?}")
+                    })?;
+                    judged += 1;
+                }
+                // Flows are judged afresh: what an earlier state of the cluster allowed must not help.
+                programs.forget_flows()?;
+                let update = generator.change();
+                cluster.apply(vec![update])?;
+            }
+        }
+        println!("{judged} packets in {clusters} clusters judged alike");
+        Ok(())
+    })
+}
+
+fn random_flow(generator: &mut Generator) -> Flow {
+    let family = if generator.rng.random() { Family::V4 } else { Family::V6 };
+    let icmp = if family == Family::V4 { proto::ICMP } else { proto::ICMPV6 };
+    let protocol = match generator.rng.random_range(0..100) {
+        0..=49 => proto::TCP,
+        50..=79 => proto::UDP,
+        80..=89 => proto::SCTP,
+        90..=98 => icmp,
+        _ => PORTLESS,
+    };
+    let has_ports = matches!(protocol, proto::TCP | proto::UDP | proto::SCTP);
+    let port = generator.destination_port();
+    Flow {
+        pod: generator.rng.random_range(0..LOCAL_PODS),
+        peer: generator.destination(family),
+        protocol,
+        port: if has_ports { port } else { 0 },
+    }
+}
+
+#[test]
+fn a_hundred_thousand_random_flows_are_judged_as_the_oracle_judges_them() -> Result<()> {
+    explore(false, CASES)
+}
+
+#[test]
+fn whatever_the_own_node_sends_to_a_pod_arrives_and_is_answered() -> Result<()> {
+    explore(true, CASES / 20)
+}
+
+#[test]
+fn an_endpoint_whose_pod_is_unknown_can_neither_send_nor_be_reached() -> Result<()> {
+    in_private_netns(usize::from(LOCAL_PODS) + 1, |interfaces| {
+        let programs = Programs::load(NO_HOST)?;
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut cluster = Cluster::new(&programs, interfaces, false);
+        let updates = Generator { rng: &mut rng, interfaces }.cluster();
+        let without_pods = updates.into_iter().filter(|update| !matches!(update, Update::Pod(_)));
+        cluster.apply(without_pods.collect())?;
+        let attachment = AttachmentId { container_id: "c0".to_owned(), ifname: "eth0".to_owned() };
+        let status = agent_core::render::endpoint_status(&cluster.state, &attachment);
+        assert_eq!(status, agent_core::render::EndpointStatus::WaitingForPod);
+        assert_eq!(programs.count(MapId::ENDPOINTS_V4)?, 0);
+        let run = cluster.from_pod(0, pod_ip(1, Family::V4), opening(proto::TCP, 4000, 80))?;
+        assert_eq!(run.verdict, Verdict::Drop(DropReason::SpoofedAddress));
+        Ok(())
+    })
+}
