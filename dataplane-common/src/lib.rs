@@ -2,11 +2,15 @@
 //! packet arithmetic both sides need.
 //!
 //! Rules of the ABI:
-//! - every type is declared once, with [`abi!`], which proves its size and that it holds no padding;
+//! - every type is declared once, with `abi!`, which proves its size and that it holds no padding;
 //! - addresses and ports are in network byte order, and say so in their type;
 //! - a number that reaches a map (a drop reason, a hook, a flag) is never reused for another meaning;
 //! - a change of layout or meaning raises [`ABI_VERSION`].
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a call that is not inlined costs the eBPF programs a subprogram each"
+)]
 
 #[macro_use]
 mod abi;

@@ -1,6 +1,8 @@
 //! Hook entry points: each runs its pipeline and turns the verdict into the hook's return code.
 #![no_std]
 #![no_main]
+#![expect(clippy::inline_always, reason = "a call that is not inlined costs a subprogram and its stack")]
+#![expect(clippy::needless_pass_by_value, reason = "the hook macros hand the context over by value")]
 
 mod config;
 mod family;

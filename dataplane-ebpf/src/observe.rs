@@ -32,6 +32,7 @@ fn add_one(slot: u32) {
 
 /// Remembers a flow that policy denied, for `millrace drops`. Only denied packets pay for it.
 #[inline(never)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value, the key would be copied once more")]
 pub(crate) fn denied<F: Family>(scratch: &Scratch<F::Addr>, direction: Direction) {
     let tuple = &scratch.judged;
     let key = DeniedFlowKey {

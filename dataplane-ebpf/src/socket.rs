@@ -69,6 +69,7 @@ impl SocketAddr for V6 {
 }
 
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the port is the low half")]
 fn port(ctx: &SockAddrContext) -> Be16 {
     // SAFETY: reads a field of the context, of which the low half is the port in network byte order.
     Be16::from_raw(unsafe { (*ctx.sock_addr).user_port } as u16)
@@ -81,6 +82,7 @@ fn set_port(ctx: &SockAddrContext, port: Be16) {
 }
 
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "protocol numbers have eight bits")]
 fn protocol(ctx: &SockAddrContext) -> u8 {
     // SAFETY: reads a field of the context; protocol numbers have eight bits.
     unsafe { (*ctx.sock_addr).protocol as u8 }

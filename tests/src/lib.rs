@@ -10,6 +10,7 @@ pub mod eventually;
 pub mod kernel;
 pub mod machine;
 pub mod packet;
+pub mod policy_table;
 pub mod probe;
 pub mod program;
 pub mod topology;

@@ -10,13 +10,13 @@ use agent_core::{
     state::{Changed, ClusterState},
     update::Update,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_common::{maps::MapId, net::proto, policy::Direction, verdict::DropReason};
 use millrace_tests::{
     packet::{Packet, Transport, flag, verify},
     program::{
         NO_HOST, Programs, Run, Verdict,
-        fixture::{host_mac, pod_mac},
+        fixture::{host_mac, octets, pod_mac},
         in_private_netns,
         random::{Generator, LOCAL_PODS, NODE, Place, node_ip, place, pod_ip},
     },
@@ -123,7 +123,7 @@ impl<'a> Cluster<'a> {
             Choice::OneOf(backends) => backends.iter().map(|backend| (backend.addr, backend.port)).collect(),
             Choice::Reject => {
                 ensure!(run.verdict == Verdict::Reject, "rejected by the oracle, {:?}", run.verdict);
-                return Ok(());
+                return check_rejection(&run, source, &flow, client_port);
             }
             Choice::Drop => {
                 let expected = Verdict::Drop(DropReason::NoLocalBackend);
@@ -155,7 +155,8 @@ impl<'a> Cluster<'a> {
             "{:?} to {backend}:{backend_port}, but the oracle expects one of {expected:?}",
             run.verdict
         );
-        self.check_answer(&flow, &sent, client_port)
+        self.check_answer(&flow, &sent, client_port)?;
+        self.check_error(&flow, &sent)
     }
 
     /// The answer to an allowed flow always passes, and comes from where the client sent to.
@@ -182,6 +183,42 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
+    /// An ICMP error about an allowed flow reaches the client, about the packet that the client sent.
+    fn check_error(&self, flow: &Flow, sent: &Packet) -> Result<()> {
+        let (client, backend) = sent.addresses().context("an IP packet")?;
+        let (kind, code) = if client.is_ipv4() { (3, 1) } else { (1, 0) };
+        let error = Transport::icmp_error(kind, code, [0; 4], sent, 8);
+        let (run, expected) = match place(backend) {
+            Place::LocalPod(server) => {
+                (self.from_pod(server, client, error)?, Verdict::Deliver(pod_mac(flow.pod)))
+            }
+            Place::OtherNode | Place::Elsewhere => (self.to_pod(flow.pod, backend, error)?, Verdict::Pass),
+        };
+        ensure!(run.verdict == expected, "an error about the flow: {:?}, expected {expected:?}", run.verdict);
+        let received = verify(&run.frame)?;
+        let (from, to) = received.addresses().context("an IP packet")?;
+        ensure!(
+            (from, to) == (flow.peer, pod_ip(flow.pod, Family::of(to))),
+            "the error goes from {from} to {to}"
+        );
+        let Some(Transport::Icmp { data, .. }) = received.transport() else {
+            bail!("the error became {received:?}");
+        };
+        let destination = if client.is_ipv4() { &data[16..20] } else { &data[24..40] };
+        ensure!(destination == octets(flow.peer), "the error quotes a packet to {destination:?}");
+        Ok(())
+    }
+
+    /// A pod that sends from an address that is not its own.
+    fn check_spoofed(&self, pod: u8, source: IpAddr, flow: &Flow) -> Result<()> {
+        let transport = opening(flow.protocol, 1024, flow.port);
+        let packet = Packet::new(source, flow.peer, transport).between(pod_mac(pod), host_mac(pod));
+        let run = self.programs.from_pod(self.interfaces[usize::from(pod)], &packet)?;
+        let expected = Verdict::Drop(DropReason::SpoofedAddress);
+        ensure!(run.verdict == expected, "{source} out of pod {pod}: {:?}", run.verdict);
+        Ok(())
+    }
+
     /// A new flow into a pod through the host's stack, and its answer.
     fn check_to_pod(&mut self, flow: Flow) -> Result<()> {
         let Flow { pod, peer, protocol, port } = flow;
@@ -202,6 +239,25 @@ impl<'a> Cluster<'a> {
         }
         Ok(())
     }
+}
+
+/// A rejection comes from where the client sent to.
+fn check_rejection(run: &Run, source: IpAddr, flow: &Flow, client_port: u16) -> Result<()> {
+    let rejection = verify(&run.frame)?;
+    ensure!(rejection.addresses() == Some((flow.peer, source)), "rejected by {:?}", rejection.addresses());
+    match rejection.transport() {
+        Some(Transport::Tcp { source, destination, flags, .. }) => {
+            ensure!((*source, *destination) == (flow.port, client_port), "rejected {source} > {destination}");
+            ensure!(*flags == flag::RST | flag::ACK, "rejected with the flags {flags:#x}");
+        }
+        Some(Transport::Icmp { kind, code, data, .. }) => {
+            let (unreachable, header) = if source.is_ipv4() { ((3, 3), 20) } else { ((1, 4), 40) };
+            ensure!((*kind, *code) == unreachable, "rejected with {kind}/{code}");
+            ensure!(data[header..header + 2] == client_port.to_be_bytes(), "the quote is of another packet");
+        }
+        other => bail!("rejected with {other:?}"),
+    }
+    Ok(())
 }
 
 /// A new flow between a local pod and another address.
@@ -274,11 +330,14 @@ fn explore(from_host: bool, cases: usize) -> Result<()> {
                 for _ in 0..PACKETS {
                     let flow = random_flow(&mut generator);
                     let is_outgoing = !from_host && generator.rng.random_bool(0.6);
-                    let checked = if is_outgoing {
+                    let stranger = generator.address_of(Family::of(flow.peer));
+                    let is_spoofed = is_outgoing && generator.rng.random_bool(0.03);
+                    let checked = if is_spoofed && place(stranger) != Place::LocalPod(flow.pod) {
+                        cluster.check_spoofed(flow.pod, stranger, &flow)
+                    } else if is_outgoing {
                         cluster.check_from_pod(flow)
                     } else {
-                        let peer = generator.address_of(Family::of(flow.peer));
-                        let peer = if from_host { node_ip(1, Family::of(peer)) } else { peer };
+                        let peer = if from_host { node_ip(1, Family::of(stranger)) } else { stranger };
                         match place(peer) {
                             // What a local pod sends does not come through the stack.
                             Place::LocalPod(_) => continue,

@@ -20,6 +20,7 @@ struct Frame {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
+#[expect(clippy::struct_field_names, reason = "the names of RFC 8200 §3")]
 struct Header {
     version: u8,
     class_flow: [u8; 3],

@@ -1,0 +1,153 @@
+//! The agent's local socket: what the CNI plugin and the CLI say to it.
+//!
+//! One request and one reply per connection, each a line of JSON. The socket is `cni.sock` in the agent's runtime
+//! directory, mode 0600, and serves root only.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod interface;
+pub mod pending;
+pub mod wire;
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol. A peer of another version gets [`ErrorKind::Incompatible`].
+pub const API_VERSION: u32 = 1;
+
+/// The longest line that either side reads, so that a confused peer cannot exhaust memory.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// Name of the socket in the runtime directory.
+pub const SOCKET_NAME: &str = "cni.sock";
+
+/// Folder, in the state directory, of the detachments that the plugin could not tell the agent.
+/// One file per attachment, holding a [`Attachment`] as JSON.
+pub const PENDING_DETACH_DIR: &str = "pending-detach";
+
+/// A request and the version of the peer that sent it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    pub version: u32,
+    pub request: Request,
+}
+
+/// What a peer asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Request {
+    /// First half of ADD: reserve addresses. Repeating it for one attachment returns the same addresses.
+    Reserve { attachment: Attachment, pod: PodRef },
+    /// Second half of ADD: the interface exists. Answered when its programs and its policy are in the kernel.
+    Attach { attachment: Attachment, interface: Interface },
+    /// DEL: forget the interface and free its addresses. Succeeds for what is unknown.
+    Detach { attachment: Attachment },
+    /// What the agent is doing.
+    Status,
+}
+
+/// What CNI identifies an attachment by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attachment {
+    pub container_id: String,
+    pub ifname: String,
+}
+
+/// The pod, from `CNI_ARGS`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    /// Empty when the runtime did not say.
+    pub uid: String,
+}
+
+/// The interface that the plugin made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub host_ifname: String,
+    pub host_ifindex: u32,
+    pub host_mac: [u8; 6],
+    pub pod_mac: [u8; 6],
+}
+
+/// The agent's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Reply {
+    Reserved(Network),
+    Attached,
+    Detached,
+    Status(Box<Status>),
+    Error(Error),
+}
+
+/// How to set up the pod's interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// One per family of the node's pod CIDRs: /32 or /128.
+    pub addresses: Vec<IpNetwork>,
+    /// Next hops of the default routes, one per family; reachable only through the interface, by a static neighbour.
+    pub gateways: Vec<IpAddr>,
+    pub mtu: u32,
+}
+
+/// What went wrong, for people and for the CNI error code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub kind: ErrorKind,
+    /// Names the object and the field, and says what to do.
+    pub message: String,
+}
+
+/// What the peer can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The same request may succeed later: the agent is starting, the pod is not known yet, addresses are used up.
+    TryAgain,
+    /// The request makes no sense.
+    Invalid,
+    /// The peer speaks another version.
+    Incompatible,
+    /// The agent failed.
+    Internal,
+}
+
+/// What the agent is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub node_name: String,
+    pub agent_version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// `manifests DIR`, `kubeconfig FILE` or `in-cluster`.
+    pub source: String,
+    /// Kinds whose first list is not complete.
+    pub waiting_for: Vec<String>,
+    /// Number of the cluster state that is in the maps.
+    pub revision: u64,
+    /// Map entries written since the start; 0 after a restart on maps that were right.
+    pub map_writes: u64,
+    /// Map entries deleted since the start.
+    pub map_deletes: u64,
+    pub pods: u64,
+    pub services: u64,
+    pub policies: u64,
+    /// Time from the source's event to the maps, in microseconds, of the last changes: median, 99th percentile, largest.
+    pub programming_us: [u64; 3],
+    /// Objects that could not be used, and operations that keep failing: one sentence each.
+    pub problems: Vec<String>,
+    pub programs: Vec<Program>,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    pub name: String,
+    pub verified_instructions: u32,
+    pub attached_to: Vec<String>,
+}

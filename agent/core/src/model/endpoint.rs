@@ -1,0 +1,29 @@
+//! Endpoints: pod interfaces of this node, as the CNI plugin registered them.
+use std::net::IpAddr;
+
+use dataplane_common::net::MacAddr;
+use serde::{Deserialize, Serialize};
+
+use super::ObjectName;
+
+/// What CNI identifies an attachment by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttachmentId {
+    pub container_id: String,
+    pub ifname: String,
+}
+
+/// A pod interface of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub attachment: AttachmentId,
+    pub pod: ObjectName,
+    /// Empty when the runtime did not say.
+    pub pod_uid: String,
+    /// At most one per family.
+    pub ips: Vec<IpAddr>,
+    pub host_ifname: String,
+    pub host_ifindex: u32,
+    pub host_mac: MacAddr,
+    pub pod_mac: MacAddr,
+}

@@ -1,0 +1,246 @@
+//! From what is desired and what is there to the writes that make them equal, in an order in which every prefix of
+//! them is safe.
+//!
+//! 1. Backends, then the frontends that point to them.
+//! 2. Policy entries, then classes and address ranges, then the endpoints that use them.
+//! 3. Deletes in reverse; slots of backends are reused later still.
+//!
+//! The policy epoch tells the programs to judge established flows once more. A change that may revoke writes an odd
+//! epoch before it and the next even one after it, so that an agent that dies in between finds the odd number and
+//! finishes the job.
+mod endpoint;
+mod policy;
+mod service;
+
+use std::collections::BTreeMap;
+
+use dataplane_common::maps::MapId;
+
+use crate::{
+    entry::{by_family, prefix_to_bytes},
+    model::Family,
+    observed::Observed,
+    problem::{Problem, Scope},
+    render::Desired,
+    state::Changed,
+};
+
+/// Writes in the order in which they must happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// What does not fit into the maps.
+    pub problems: Vec<Problem>,
+    /// The scopes of those problems: to be rendered again when there may be room.
+    pub unplaced: Changed,
+}
+
+/// One batch of writes to one map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub map: MapId,
+    pub action: Action,
+}
+
+/// Key and value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// Keys and values are the bytes of the map ABI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Upsert(Vec<Entry>),
+    /// Deleting what is gone is success.
+    Delete(Vec<Vec<u8>>),
+}
+
+impl Plan {
+    /// Entries that are written.
+    #[must_use]
+    pub fn upserts(&self) -> usize {
+        self.steps
+            .iter()
+            .map(|step| if let Action::Upsert(entries) = &step.action { entries.len() } else { 0 })
+            .sum()
+    }
+
+    /// Entries that are deleted.
+    #[must_use]
+    pub fn deletes(&self) -> usize {
+        self.steps
+            .iter()
+            .map(|step| if let Action::Delete(keys) = &step.action { keys.len() } else { 0 })
+            .sum()
+    }
+}
+
+/// Computes the writes that make the maps hold what is desired.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let mut draft = Draft::default();
+    service::plan(desired, observed, &mut draft);
+    let placed = policy::plan(desired, observed, &mut draft);
+    endpoint::plan(desired, observed, &placed, &mut draft);
+    plan_routes(desired, observed, &mut draft);
+    if desired.prune {
+        for (map, key) in &observed.unreadable {
+            draft.delete(*map, key.clone());
+        }
+    }
+    draft.finish(observed.epoch)
+}
+
+fn plan_routes(desired: &Desired, observed: &Observed, draft: &mut Draft) {
+    let map = |family| by_family(family, MapId::ROUTES_V4, MapId::ROUTES_V6);
+    let mut room = Room::new(observed, map);
+    for (prefix, wanted) in &desired.routes {
+        let family = Family::of(prefix.network());
+        match (wanted, observed.routes.get(prefix)) {
+            (Some(route), found) if found != Some(route) => {
+                if found.is_some() || room.take(family, 1) {
+                    draft.upsert(map(family), prefix_to_bytes(*prefix), route.to_bytes());
+                } else {
+                    draft.unplaced.routes.insert(*prefix);
+                    draft.overflow(
+                        map(family),
+                        Scope::Route(*prefix),
+                        format!("Pod CIDR {prefix}"),
+                        "has no route",
+                    );
+                }
+            }
+            (None, Some(_)) => draft.delete(map(family), prefix_to_bytes(*prefix)),
+            (Some(_) | None, _) => {}
+        }
+    }
+    if desired.prune {
+        for prefix in observed.routes.keys().filter(|prefix| !desired.routes.contains_key(prefix)) {
+            draft.delete(map(Family::of(prefix.network())), prefix_to_bytes(*prefix));
+        }
+    }
+}
+
+/// Free entries of the maps of both families. Entries that the same plan deletes are not counted: they are still
+/// there while it writes.
+struct Room {
+    v4: usize,
+    v6: usize,
+}
+
+impl Room {
+    fn new(observed: &Observed, map: impl Fn(Family) -> MapId) -> Self {
+        let of = |family| (map(family).spec().max_entries as usize).saturating_sub(observed.len(map(family)));
+        Self { v4: of(Family::V4), v6: of(Family::V6) }
+    }
+
+    fn take(&mut self, family: Family, entries: usize) -> bool {
+        let room = match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        let fits = entries <= *room;
+        if fits {
+            *room -= entries;
+        }
+        fits
+    }
+}
+
+/// A plan in the making: the writes of each map, not yet in order.
+#[derive(Default)]
+struct Draft {
+    upserts: BTreeMap<MapId, Vec<Entry>>,
+    deletes: BTreeMap<MapId, Vec<Vec<u8>>>,
+    problems: Vec<Problem>,
+    unplaced: Changed,
+    /// A flow that was allowed may no longer be.
+    revokes: bool,
+}
+
+const UPSERTS_BEFORE_POLICY_FLIPS: [MapId; 7] = [
+    MapId::BACKENDS_V4,
+    MapId::BACKENDS_V6,
+    MapId::FRONTENDS_V4,
+    MapId::FRONTENDS_V6,
+    MapId::ROUTES_V4,
+    MapId::ROUTES_V6,
+    MapId::POLICIES,
+];
+
+/// From here on flows may be judged differently.
+const POLICY_FLIPS: [MapId; 6] = [
+    MapId::CLASSES_V4,
+    MapId::CLASSES_V6,
+    MapId::CIDRS_V4,
+    MapId::CIDRS_V6,
+    MapId::ENDPOINTS_V4,
+    MapId::ENDPOINTS_V6,
+];
+
+const POLICY_DELETES: [MapId; 7] = [
+    MapId::ENDPOINTS_V6,
+    MapId::ENDPOINTS_V4,
+    MapId::CIDRS_V6,
+    MapId::CIDRS_V4,
+    MapId::CLASSES_V6,
+    MapId::CLASSES_V4,
+    MapId::POLICIES,
+];
+
+const OTHER_DELETES: [MapId; 6] = [
+    MapId::ROUTES_V6,
+    MapId::ROUTES_V4,
+    MapId::FRONTENDS_V6,
+    MapId::FRONTENDS_V4,
+    MapId::BACKENDS_V6,
+    MapId::BACKENDS_V4,
+];
+
+impl Draft {
+    fn upsert(&mut self, map: MapId, key: Vec<u8>, value: Vec<u8>) {
+        self.upserts.entry(map).or_default().push((key, value));
+    }
+
+    fn delete(&mut self, map: MapId, key: Vec<u8>) {
+        self.deletes.entry(map).or_default().push(key);
+    }
+
+    fn overflow(&mut self, map: MapId, scope: Scope, object: String, effect: &str) {
+        let spec = map.spec();
+        let text = format!(
+            "{effect}, because the map {} is full ({} entries); it is tried again when entries are freed",
+            spec.name, spec.max_entries
+        );
+        self.problems.push(Problem { scope, object, text });
+    }
+
+    fn finish(mut self, epoch: u32) -> Plan {
+        let mut steps = Vec::new();
+        let is_pending = epoch % 2 == 1;
+        self.push_upserts(&UPSERTS_BEFORE_POLICY_FLIPS, &mut steps);
+        if self.revokes && !is_pending {
+            steps.push(set_epoch(epoch.wrapping_add(1)));
+        }
+        self.push_upserts(&POLICY_FLIPS, &mut steps);
+        self.push_deletes(&POLICY_DELETES, &mut steps);
+        if self.revokes || is_pending {
+            steps.push(set_epoch(epoch.wrapping_add(if is_pending { 1 } else { 2 })));
+        }
+        self.push_deletes(&OTHER_DELETES, &mut steps);
+        Plan { steps, problems: self.problems, unplaced: self.unplaced }
+    }
+
+    fn push_upserts(&mut self, maps: &[MapId], steps: &mut Vec<Step>) {
+        let found = maps.iter().filter_map(|map| self.upserts.remove_entry(map));
+        steps.extend(found.map(|(map, entries)| Step { map, action: Action::Upsert(entries) }));
+    }
+
+    fn push_deletes(&mut self, maps: &[MapId], steps: &mut Vec<Step>) {
+        let found = maps.iter().filter_map(|map| self.deletes.remove_entry(map));
+        steps.extend(found.map(|(map, keys)| Step { map, action: Action::Delete(keys) }));
+    }
+}
+
+fn set_epoch(epoch: u32) -> Step {
+    let entry = (0_u32.to_ne_bytes().to_vec(), epoch.to_ne_bytes().to_vec());
+    Step { map: MapId::POLICY_EPOCH, action: Action::Upsert(vec![entry]) }
+}

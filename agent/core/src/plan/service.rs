@@ -1,0 +1,101 @@
+//! Frontends and their ranges of backend slots.
+use dataplane_common::{maps::MapId, service::FrontendValue};
+use zerocopy::IntoBytes;
+
+use super::{Draft, Room};
+use crate::{
+    entry::{Frontend, by_family},
+    model::Family,
+    observed::{Observed, ObservedFrontend, Ranges, frontend_map},
+    problem::Scope,
+    render::{Desired, FrontendEntry},
+};
+
+pub(super) fn plan(desired: &Desired, observed: &Observed, draft: &mut Draft) {
+    if desired.frontends.is_empty() && !desired.prune {
+        return;
+    }
+    let mut allocator = Allocator { observed, v4: None, v6: None };
+    let mut room = Room::new(observed, |family| by_family(family, MapId::FRONTENDS_V4, MapId::FRONTENDS_V6));
+    for (frontend, wanted) in &desired.frontends {
+        let found = observed.frontends.get(frontend).copied();
+        match (wanted, found) {
+            (Some(entry), found) => {
+                plan_frontend(*frontend, entry, found, &mut allocator, &mut room, draft);
+            }
+            (None, Some(_)) => draft.delete(frontend_map(*frontend), frontend.to_bytes()),
+            (None, None) => {}
+        }
+    }
+    if desired.prune {
+        for frontend in observed.frontends.keys().filter(|frontend| !desired.frontends.contains_key(frontend))
+        {
+            draft.delete(frontend_map(*frontend), frontend.to_bytes());
+        }
+    }
+}
+
+fn plan_frontend(
+    frontend: Frontend,
+    entry: &FrontendEntry,
+    found: Option<ObservedFrontend>,
+    allocator: &mut Allocator<'_>,
+    room: &mut Room,
+    draft: &mut Draft,
+) {
+    let family = Family::of(frontend.addr);
+    let Ok(backends_count) = u16::try_from(entry.backends.len()) else { return };
+    let kept = found.filter(|found| {
+        let FrontendValue { backends_start, backends_count: count, .. } = found.value;
+        found.owns_range
+            && count == backends_count
+            && allocator.observed.slots(family).hold(backends_start, &entry.backends)
+    });
+    let mut value = FrontendValue {
+        service_id: entry.service_id.0,
+        backends_start: kept.map_or(0, |kept| kept.value.backends_start),
+        backends_count,
+        flags: entry.flags,
+    };
+    if kept.is_some_and(|kept| kept.value == value) {
+        return;
+    }
+    let object = || format!("Service {}", entry.service);
+    if found.is_none() && !room.take(family, 1) {
+        draft.unplaced.frontends.insert(frontend);
+        draft.overflow(frontend_map(frontend), Scope::Frontend(frontend), object(), "does not work");
+        return;
+    }
+    if kept.is_none() && backends_count > 0 {
+        let map = by_family(family, MapId::BACKENDS_V4, MapId::BACKENDS_V6);
+        let Some(start) = allocator.allocate(family, u32::from(backends_count)) else {
+            let effect = if found.is_some() { "keeps its old backends" } else { "does not work" };
+            draft.unplaced.frontends.insert(frontend);
+            draft.overflow(map, Scope::Frontend(frontend), object(), effect);
+            return;
+        };
+        for (slot, backend) in (start..).zip(&entry.backends) {
+            draft.upsert(map, slot.to_ne_bytes().to_vec(), backend.to_bytes());
+        }
+        value.backends_start = start;
+    }
+    draft.upsert(frontend_map(frontend), frontend.to_bytes(), value.as_bytes().to_vec());
+}
+
+/// Hands out slots to one plan. The observed ranges are copied when the first one is needed: a plan that allocates
+/// nothing pays nothing.
+struct Allocator<'a> {
+    observed: &'a Observed,
+    v4: Option<Ranges>,
+    v6: Option<Ranges>,
+}
+
+impl Allocator<'_> {
+    fn allocate(&mut self, family: Family, length: u32) -> Option<u32> {
+        let ranges = match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        ranges.get_or_insert_with(|| self.observed.slots(family).ranges.clone()).allocate(length)
+    }
+}

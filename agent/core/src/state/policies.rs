@@ -1,0 +1,121 @@
+//! NetworkPolicies, each rule with its id.
+use std::{collections::BTreeMap, sync::Arc};
+
+use dataplane_common::policy::Direction;
+
+use crate::{
+    ids::{IdTable, RuleId},
+    model::{
+        ObjectName,
+        policy::{NetworkPolicy, PolicyRule},
+    },
+    text,
+    update::Change,
+};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policies {
+    records: BTreeMap<ObjectName, Record>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) policy: NetworkPolicy,
+    ingress: Option<Arc<RuleList>>,
+    egress: Option<Arc<RuleList>>,
+}
+
+/// The rules of one policy in one direction.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleList {
+    pub(crate) policy: ObjectName,
+    pub(crate) rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: RuleId,
+    pub(crate) body: PolicyRule,
+}
+
+impl Record {
+    /// The rules of a direction, when the policy isolates in it.
+    pub(crate) fn rules(&self, direction: Direction) -> Option<&Arc<RuleList>> {
+        match direction {
+            Direction::Ingress => self.ingress.as_ref(),
+            Direction::Egress => self.egress.as_ref(),
+        }
+    }
+}
+
+impl Policies {
+    /// Returns the policy's name when the update changed anything.
+    pub(crate) fn apply(
+        &mut self,
+        change: Change<NetworkPolicy, ObjectName>,
+        ids: &mut IdTable,
+    ) -> Option<ObjectName> {
+        let (name, new) = match change {
+            Change::Apply(policy) => (policy.name.clone(), Some(policy)),
+            Change::Delete(name) => (name, None),
+        };
+        if self.records.get(&name).map(|record| &record.policy) == new.as_ref() {
+            return None;
+        }
+        // New ids are taken before old ones are given back, so that a rule that stays keeps its id.
+        let record = new.map(|policy| compile(policy, ids));
+        let old = match record {
+            Some(record) => self.records.insert(name.clone(), record),
+            None => self.records.remove(&name),
+        };
+        for list in old.iter().flat_map(|record| [&record.ingress, &record.egress]).flatten() {
+            list.release(ids);
+        }
+        Some(name)
+    }
+
+    /// The policies of a namespace, by name.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Record> {
+        self.records
+            .range(ObjectName::new(namespace, "")..)
+            .take_while(move |(name, _)| name.namespace == namespace)
+            .map(|(_, record)| record)
+    }
+
+    pub(crate) fn policies(&self) -> impl ExactSizeIterator<Item = &NetworkPolicy> {
+        self.records.values().map(|record| &record.policy)
+    }
+}
+
+impl RuleList {
+    pub(crate) fn retain(&self, ids: &mut IdTable) {
+        for rule in &self.rules {
+            ids.retain(rule.id.0);
+        }
+    }
+
+    pub(crate) fn release(&self, ids: &mut IdTable) {
+        for rule in &self.rules {
+            ids.release(rule.id.0);
+        }
+    }
+}
+
+fn compile(policy: NetworkPolicy, ids: &mut IdTable) -> Record {
+    let mut list = |direction: &str, rules: Option<&Vec<PolicyRule>>| {
+        rules.map(|rules| {
+            let rules = rules.iter().enumerate().map(|(index, body)| Rule {
+                id: RuleId(ids.acquire(&rule_text(&policy.name, direction, index, body))),
+                body: body.clone(),
+            });
+            Arc::new(RuleList { policy: policy.name.clone(), rules: rules.collect() })
+        })
+    };
+    let (ingress, egress) =
+        (list("ingress", policy.ingress.as_ref()), list("egress", policy.egress.as_ref()));
+    Record { policy, ingress, egress }
+}
+
+fn rule_text(policy: &ObjectName, direction: &str, index: usize, body: &PolicyRule) -> String {
+    format!("{policy}:{direction}:{index}:{}:{}", text::peers(&body.peers), text::ports(&body.ports))
+}

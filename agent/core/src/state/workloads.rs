@@ -1,0 +1,202 @@
+//! Pods, namespaces and endpoints, and which pod an address belongs to.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::Changed;
+use crate::{
+    model::{
+        ObjectName,
+        endpoint::{AttachmentId, Endpoint},
+        workload::{Namespace, Pod},
+    },
+    update::Change,
+};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Workloads {
+    pods: BTreeMap<Arc<ObjectName>, Pod>,
+    /// `status.podIPs` of every pod that may be a peer.
+    addresses: BTreeSet<(IpAddr, Arc<ObjectName>)>,
+    namespaces: BTreeMap<String, Namespace>,
+    endpoints: BTreeMap<AttachmentId, Endpoint>,
+    endpoint_addresses: BTreeSet<(IpAddr, AttachmentId)>,
+}
+
+impl Workloads {
+    /// Returns the pod's name when the update changed anything.
+    pub(crate) fn apply_pod(
+        &mut self,
+        change: Change<Pod, ObjectName>,
+        changed: &mut Changed,
+    ) -> Option<Arc<ObjectName>> {
+        let (name, new) = match change {
+            Change::Apply(pod) => (pod.name.clone(), Some(pod)),
+            Change::Delete(name) => (name, None),
+        };
+        let old = self.pods.get_key_value(&name);
+        if old.map(|(_, pod)| pod) == new.as_ref() {
+            return None;
+        }
+        let key = old.map_or_else(|| Arc::new(name), |(key, _)| Arc::clone(key));
+        let before = old.map(|(_, pod)| peer_addresses(pod)).unwrap_or_default();
+        let after = new.as_ref().map(peer_addresses).unwrap_or_default();
+        if before != after {
+            for addr in before {
+                self.addresses.remove(&(addr, Arc::clone(&key)));
+                changed.addresses.insert(addr);
+            }
+            for addr in after {
+                self.addresses.insert((addr, Arc::clone(&key)));
+                changed.addresses.insert(addr);
+            }
+        }
+        // Whether an endpoint's addresses are this pod's.
+        let binding = |pod: &Pod| (pod.uid.clone(), is_peer(pod));
+        if old.map(|(_, pod)| binding(pod)) != new.as_ref().map(binding) {
+            changed.addresses.extend(self.endpoints_of(&key).flat_map(|endpoint| &endpoint.ips));
+        }
+        match new {
+            Some(pod) => self.pods.insert(Arc::clone(&key), pod),
+            None => self.pods.remove(&key),
+        };
+        Some(key)
+    }
+
+    pub(crate) fn apply_namespace(&mut self, change: Change<Namespace, String>) -> Option<NamespaceChange> {
+        let (name, new) = match change {
+            Change::Apply(namespace) => (namespace.name.clone(), Some(namespace)),
+            Change::Delete(name) => (name, None),
+        };
+        let old = match new.clone() {
+            Some(namespace) => self.namespaces.insert(name.clone(), namespace),
+            None => self.namespaces.remove(&name),
+        };
+        (old != new).then_some(NamespaceChange { name, old, new })
+    }
+
+    /// Returns the attachment when the update changed anything.
+    pub(crate) fn apply_endpoint(
+        &mut self,
+        change: Change<Endpoint, AttachmentId>,
+        changed: &mut Changed,
+    ) -> Option<AttachmentId> {
+        let (attachment, new) = match change {
+            Change::Apply(endpoint) => (endpoint.attachment.clone(), Some(endpoint)),
+            Change::Delete(attachment) => (attachment, None),
+        };
+        if self.endpoints.get(&attachment) == new.as_ref() {
+            return None;
+        }
+        if let Some(old) = self.endpoints.remove(&attachment) {
+            for addr in old.ips {
+                self.endpoint_addresses.remove(&(addr, attachment.clone()));
+                changed.endpoints.insert(addr);
+                changed.addresses.insert(addr);
+            }
+        }
+        if let Some(endpoint) = new {
+            for addr in &endpoint.ips {
+                self.endpoint_addresses.insert((*addr, attachment.clone()));
+                changed.endpoints.insert(*addr);
+                changed.addresses.insert(*addr);
+            }
+            self.endpoints.insert(attachment.clone(), endpoint);
+        }
+        Some(attachment)
+    }
+
+    /// The endpoint that has an address: of several, the one whose attachment sorts last.
+    pub(crate) fn endpoint_at(&self, addr: IpAddr) -> Option<&Endpoint> {
+        let first = AttachmentId { container_id: String::new(), ifname: String::new() };
+        let at = self.endpoint_addresses.range((addr, first)..).take_while(|(at, _)| *at == addr);
+        at.last().and_then(|(_, attachment)| self.endpoints.get(attachment))
+    }
+
+    /// The pod behind an endpoint, when the state knows it: by name, and by uid when both sides say one.
+    pub(crate) fn pod_of(&self, endpoint: &Endpoint) -> Option<(&Arc<ObjectName>, &Pod)> {
+        let (name, pod) = self.pods.get_key_value(&endpoint.pod)?;
+        let same = endpoint.pod_uid.is_empty() || pod.uid.is_empty() || endpoint.pod_uid == pod.uid;
+        same.then_some((name, pod))
+    }
+
+    /// The pod that has an address as a peer. An endpoint of this node knows best; among other pods with the
+    /// address the lowest name wins. An address whose endpoint waits for its pod belongs to nobody yet.
+    pub(crate) fn peer_at(&self, addr: IpAddr) -> Option<&Arc<ObjectName>> {
+        if let Some(endpoint) = self.endpoint_at(addr) {
+            let (name, pod) = self.pod_of(endpoint)?;
+            if is_peer(pod) {
+                return Some(name);
+            }
+        }
+        let lowest = Arc::new(ObjectName::new("", ""));
+        let (_, name) = self.addresses.range((addr, lowest)..).next().filter(|(at, _)| *at == addr)?;
+        Some(name)
+    }
+
+    /// Every address that may belong to a pod.
+    pub(crate) fn peer_addresses(&self) -> BTreeSet<IpAddr> {
+        let of_pods = self.addresses.iter().map(|(addr, _)| *addr);
+        of_pods.chain(self.endpoint_addresses.iter().map(|(addr, _)| *addr)).collect()
+    }
+
+    /// The addresses of a pod, its endpoints' included.
+    pub(crate) fn addresses_of(&self, name: &ObjectName) -> impl Iterator<Item = IpAddr> {
+        let pod = self.pods.get(name).into_iter().flat_map(|pod| pod.ips.iter());
+        pod.chain(self.endpoints_of(name).flat_map(|endpoint| &endpoint.ips)).copied()
+    }
+
+    /// The endpoints that name a pod. A node has a few hundred endpoints: a scan is cheaper than an index.
+    pub(crate) fn endpoints_of(&self, name: &ObjectName) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().filter(move |endpoint| endpoint.pod == *name)
+    }
+
+    pub(crate) fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    pub(crate) fn pods(&self) -> impl ExactSizeIterator<Item = (&Arc<ObjectName>, &Pod)> {
+        self.pods.iter()
+    }
+
+    /// The pods of a namespace.
+    pub(crate) fn pods_in(&self, namespace: &str) -> impl Iterator<Item = (&Arc<ObjectName>, &Pod)> {
+        self.pods
+            .range::<ObjectName, _>(ObjectName::new(namespace, "")..)
+            .take_while(move |(name, _)| name.namespace == namespace)
+    }
+
+    pub(crate) fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
+    pub(crate) fn namespaces(&self) -> impl ExactSizeIterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    pub(crate) fn endpoint(&self, attachment: &AttachmentId) -> Option<&Endpoint> {
+        self.endpoints.get(attachment)
+    }
+
+    pub(crate) fn endpoints(&self) -> impl ExactSizeIterator<Item = &Endpoint> {
+        self.endpoints.values()
+    }
+}
+
+/// A namespace before and after an update.
+pub(crate) struct NamespaceChange {
+    pub(crate) name: String,
+    pub(crate) old: Option<Namespace>,
+    pub(crate) new: Option<Namespace>,
+}
+
+/// Whether a pod is a peer of policies: not when its addresses are the node's, or no longer its own.
+pub(crate) fn is_peer(pod: &Pod) -> bool {
+    !pod.host_network && !pod.completed
+}
+
+fn peer_addresses(pod: &Pod) -> BTreeSet<IpAddr> {
+    if is_peer(pod) { pod.ips.iter().copied().collect() } else { BTreeSet::new() }
+}

@@ -1,0 +1,11 @@
+//! The control plane as a whole: objects in, map bytes out, judged by a small model of the programs.
+mod capacity;
+mod golden;
+mod lab;
+mod names;
+mod oracle;
+mod restart;
+mod routes;
+mod selectors;
+mod services;
+mod transitions;

@@ -1,0 +1,65 @@
+//! Routes to the pods of other nodes.
+use std::net::IpAddr;
+
+use agent_core::{
+    entry::{Route, prefix_from_bytes},
+    update::{Change, Update},
+};
+use dataplane_common::maps::MapId;
+
+use crate::lab::{
+    Lab,
+    objects::{ip, node},
+};
+
+fn routes(lab: &Lab) -> Vec<(String, IpAddr)> {
+    let entries = [MapId::ROUTES_V4, MapId::ROUTES_V6].into_iter().flat_map(|map| lab.maps.entries(map));
+    let routes = entries.map(|(key, value)| {
+        let route = Route::from_bytes(value).unwrap();
+        assert_eq!(route.ifindex, 2);
+        (prefix_from_bytes(key).unwrap().to_string(), route.next_hop)
+    });
+    routes.collect()
+}
+
+fn other() -> Update {
+    node("node-2", &["192.168.0.2", "fd01::2"], &["10.2.0.0/24", "fd00:2::/64"])
+}
+
+#[test]
+fn another_node_is_reached_by_its_address_of_the_same_family() {
+    let mut lab = Lab::with([node("node-1", &["192.168.0.1"], &["10.1.0.0/24"]), other()]);
+    let expected = [("10.2.0.0/24".to_owned(), ip("192.168.0.2")), ("fd00:2::/64".to_owned(), ip("fd01::2"))];
+    assert_eq!(routes(&lab), expected);
+    lab.apply(node("node-2", &["192.168.0.3", "fd01::2"], &["10.3.0.0/24", "fd00:2::/64"]));
+    assert_eq!(routes(&lab)[0], ("10.3.0.0/24".to_owned(), ip("192.168.0.3")));
+    assert_eq!(routes(&lab).len(), 2);
+    lab.apply(Update::Node(Change::Delete("node-2".into())));
+    assert_eq!(routes(&lab), []);
+}
+
+#[test]
+fn a_node_without_an_address_of_the_family_is_reported() {
+    let lab = Lab::with([node("node-2", &["192.168.0.2"], &["10.2.0.0/24", "fd00:2::/64"])]);
+    assert_eq!(routes(&lab).len(), 1);
+    assert_eq!(lab.problem_texts().len(), 1);
+    assert!(lab.problem_texts()[0].starts_with("Node node-2: "));
+}
+
+#[test]
+fn a_pod_cidr_of_this_node_never_leads_elsewhere() {
+    let mut lab = Lab::with([other(), node("node-1", &["192.168.0.1"], &["10.2.0.0/24"])]);
+    assert_eq!(routes(&lab).len(), 1, "only the IPv6 route");
+    assert_eq!(lab.problem_texts().len(), 1);
+    lab.apply(node("node-1", &["192.168.0.1"], &["10.1.0.0/24"]));
+    assert_eq!(routes(&lab).len(), 2);
+    assert_eq!(lab.problem_texts(), [""; 0]);
+}
+
+#[test]
+fn without_an_uplink_there_are_no_routes() {
+    let mut lab = Lab::with([]);
+    lab.config.uplink_v6 = None;
+    lab.apply(other());
+    assert_eq!(routes(&lab), [("10.2.0.0/24".to_owned(), ip("192.168.0.2"))]);
+}

@@ -1,0 +1,183 @@
+//! Serves the CNI plugin and the CLI on a Unix socket.
+//!
+//! The server owns the addresses and the leases; endpoints, programs and policy belong to the reconcile loop, which it
+//! tells by [`CniEvent`]s.
+mod housekeeping;
+mod requests;
+mod socket;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use agent_api::{Error, ErrorKind, Status};
+use agent_core::model::endpoint::{AttachmentId, Endpoint};
+use dashmap::DashSet;
+use ipnetwork::IpNetwork;
+pub use socket::BindError;
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    ipam::{self, FileError, Ipam, Living},
+    net::Netlink,
+};
+
+/// How the server works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub node_name: String,
+    /// Holds the socket.
+    pub runtime_dir: PathBuf,
+    /// Holds the leases and the pending detachments.
+    pub state_dir: PathBuf,
+    /// How long ADD waits for the pod's policy.
+    pub attach_deadline: Duration,
+    /// How long a released address is not used again.
+    pub cool_down: Duration,
+}
+
+impl Options {
+    #[must_use]
+    pub const fn new(node_name: String, runtime_dir: PathBuf, state_dir: PathBuf) -> Self {
+        let (attach_deadline, cool_down) = (Duration::from_secs(20), Duration::from_secs(30));
+        Self { node_name, runtime_dir, state_dir, attach_deadline, cool_down }
+    }
+}
+
+/// What the node offers to its pods. Empty until the Node object is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeNetwork {
+    pub pod_cidrs: Vec<IpNetwork>,
+    pub mtu: u32,
+}
+
+/// What the reconcile loop is told.
+#[derive(Debug)]
+pub enum CniEvent {
+    /// An interface exists, both ends down. Answered when its programs are attached and its policy is in the maps.
+    Attach { endpoint: Endpoint, done: oneshot::Sender<Result<(), Error>> },
+    /// An interface is gone. Answered when nothing of it is left in the maps. May name what is unknown.
+    Detach { attachment: AttachmentId, done: oneshot::Sender<Result<(), Error>> },
+    /// Somebody asks how the agent is.
+    Status { reply: oneshot::Sender<Status> },
+}
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Leases(#[from] FileError),
+    #[error("cannot read the boot's identity and clock: is /proc mounted?")]
+    Boot(#[source] std::io::Error),
+}
+
+/// The server, before it serves.
+#[derive(Debug)]
+pub struct CniServer {
+    listener: UnixListener,
+    options: Options,
+    ipam: Ipam,
+    problems: Vec<String>,
+}
+
+/// What the tasks of the running server share.
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    /// Written to disk under the lock, on threads that may block.
+    ipam: Arc<Mutex<Ipam>>,
+    /// Attachments with a request in flight.
+    in_flight: DashSet<AttachmentId>,
+    events: mpsc::Sender<CniEvent>,
+    node: watch::Receiver<NodeNetwork>,
+    problems: Vec<String>,
+}
+
+impl CniServer {
+    /// Restores the leases and takes the socket. Detachments that were left while the agent was away are done.
+    ///
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If another agent serves the socket, or if a directory cannot be used.
+    pub fn open(options: Options, living: &Living) -> Result<Self, OpenError> {
+        let listener = socket::bind(&options.runtime_dir)?;
+        let boot_id = ipam::boot_id().map_err(OpenError::Boot)?;
+        let now = ipam::time_since_boot().map_err(OpenError::Boot)?;
+        let (mut ipam, damage) = Ipam::restore(&options.state_dir, &boot_id, options.cool_down, living, now)?;
+        let mut problems = Vec::new();
+        if let Some(damage) = damage {
+            tracing::error!(error = &damage as &dyn std::error::Error, "the leases were rebuilt");
+            problems.push(damage.to_string());
+        }
+        let released = housekeeping::settle_before_start(&options, &mut ipam, now);
+        ipam.save()?;
+        let restored = ipam.leases.endpoints().count();
+        tracing::info!(restored, released, directory = %options.runtime_dir.display(), "serving the CNI plugin");
+        Ok(Self { listener, options, ipam, problems })
+    }
+
+    /// The endpoints that lived through the restart: to be known before the first render.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.ipam.leases.endpoints().cloned().collect()
+    }
+
+    /// Serves until the task is dropped.
+    pub async fn run(
+        self,
+        events: mpsc::Sender<CniEvent>,
+        node: watch::Receiver<NodeNetwork>,
+        netlink: Netlink,
+    ) {
+        let Self { listener, options, ipam, problems } = self;
+        let ipam = Arc::new(Mutex::new(ipam));
+        let shared = Arc::new(Shared { options, ipam, in_flight: DashSet::new(), events, node, problems });
+        tokio::join!(
+            socket::accept(&listener, &shared),
+            housekeeping::settle_pending(&shared),
+            housekeeping::sweep(&shared, &netlink),
+        );
+    }
+}
+
+impl Shared {
+    /// Works on the leases where blocking is allowed: a change ends on disk.
+    async fn with_ipam<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ipam, Duration) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let ipam = Arc::clone(&self.ipam);
+        let result = tokio::task::spawn_blocking(move || {
+            let now = ipam::time_since_boot()?;
+            Ok::<_, std::io::Error>(work(&mut ipam.lock().unwrap_or_else(PoisonError::into_inner), now))
+        });
+        match result.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(internal(format!("cannot read the clock: {error}"))),
+            Err(error) => Err(internal(format!("the task that manages addresses failed: {error}"))),
+        }
+    }
+}
+
+fn try_again(message: impl Into<String>) -> Error {
+    Error { kind: ErrorKind::TryAgain, message: message.into() }
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error { kind: ErrorKind::Invalid, message: message.into() }
+}
+
+fn internal(message: impl Into<String>) -> Error {
+    Error { kind: ErrorKind::Internal, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests;

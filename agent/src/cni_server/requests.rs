@@ -1,0 +1,208 @@
+//! What is done for each request.
+use std::{net::IpAddr, time::Duration};
+
+use agent_api::{
+    Attachment, Error, Interface, Network, PodRef, Reply, Request, Status, interface::host_ifname, pending,
+};
+use agent_core::model::{
+    ObjectName,
+    endpoint::{AttachmentId, Endpoint},
+};
+use dashmap::DashSet;
+use ipnetwork::IpNetwork;
+use tokio::{sync::oneshot, time::timeout};
+use tracing::Instrument as _;
+
+use super::{CniEvent, NodeNetwork, Shared, internal, invalid, try_again};
+use crate::ipam;
+
+/// Next hops of the pods' default routes: never on any link, known by static neighbours.
+const GATEWAYS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The reconcile loop removes an endpoint within this, or the detachment is done later.
+const DETACH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Less than the plugin's patience with STATUS.
+const STATUS_DEADLINE: Duration = Duration::from_millis(800);
+
+/// Marks an attachment as busy for as long as it lives.
+struct InFlight<'a> {
+    set: &'a DashSet<AttachmentId>,
+    attachment: AttachmentId,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.set.remove(&self.attachment);
+    }
+}
+
+impl Shared {
+    pub(super) async fn answer(&self, request: Request) -> Result<Reply, Error> {
+        match request {
+            Request::Reserve { attachment, pod } => {
+                let span =
+                    tracing::info_span!("reserve", container = attachment.container_id, pod = pod.name);
+                self.reserve(&attachment, &pod).instrument(span).await.map(Reply::Reserved)
+            }
+            Request::Attach { attachment, interface } => {
+                let span = tracing::info_span!("attach", container = attachment.container_id);
+                self.attach(&attachment, interface).instrument(span).await.map(|()| Reply::Attached)
+            }
+            Request::Detach { attachment } => {
+                let span = tracing::info_span!("detach", container = attachment.container_id);
+                self.detach(&id(&attachment)).instrument(span).await.map(|()| Reply::Detached)
+            }
+            Request::Status => self.status().await.map(|status| Reply::Status(Box::new(status))),
+        }
+    }
+
+    async fn reserve(&self, attachment: &Attachment, pod: &PodRef) -> Result<Network, Error> {
+        if pod.namespace.is_empty() || pod.name.is_empty() {
+            return Err(invalid("the pod has no namespace or no name: without them its policy is not known"));
+        }
+        // A detachment of the same container that still waits must not hit what is attached now.
+        let pending = pending::path(&self.options.state_dir, attachment);
+        if pending.exists() {
+            self.detach(&id(attachment)).await?;
+            pending::remove(&pending)
+                .map_err(|error| internal(format!("cannot remove {}: {error}", pending.display())))?;
+        }
+        let _busy = self.enter(id(attachment))?;
+        let NodeNetwork { pod_cidrs, mtu } = self.node.borrow().clone();
+        let (attachment, uid) = (id(attachment), pod.uid.clone());
+        let pod = ObjectName::new(&pod.namespace, &pod.name);
+        let shown = pod.to_string();
+        let reserved = self.with_ipam(move |ipam, now| {
+            ipam.leases.set_pod_cidrs(&pod_cidrs);
+            ipam.leases.reserve(&attachment, &pod, &uid, now)
+        });
+        let ips = reserved.await?.map_err(|error| {
+            try_again(format!("pod {shown} gets no address on node {}: {error}", self.options.node_name))
+        })?;
+        let gateways =
+            GATEWAYS.into_iter().filter(|gateway| ips.iter().any(|ip| ip.is_ipv4() == gateway.is_ipv4()));
+        Ok(Network {
+            gateways: gateways.collect(),
+            addresses: ips.into_iter().map(IpNetwork::from).collect(),
+            mtu,
+        })
+    }
+
+    async fn attach(&self, attachment: &Attachment, interface: Interface) -> Result<(), Error> {
+        let expected = host_ifname(attachment);
+        if interface.host_ifname != expected || interface.host_ifindex == 0 {
+            return Err(invalid(format!(
+                "host_ifname is {:?} with index {} for container {}: must be {expected} with the index the kernel gave",
+                interface.host_ifname, interface.host_ifindex, attachment.container_id
+            )));
+        }
+        let _busy = self.enter(id(attachment))?;
+        let interface = ipam::Interface {
+            host_ifname: interface.host_ifname,
+            host_ifindex: interface.host_ifindex,
+            host_mac: interface.host_mac,
+            pod_mac: interface.pod_mac,
+        };
+        let attachment = id(attachment);
+        let endpoint = self.with_ipam(move |ipam, _| ipam.leases.endpoint(&attachment, interface)).await?;
+        let endpoint = endpoint.map_err(|error| try_again(error.to_string()))?;
+
+        self.program(&endpoint).await?;
+        // On disk before ADD is answered: from then on a restarted agent must know the pod.
+        let attached = endpoint.clone();
+        let saved = self.with_ipam(move |ipam, _| {
+            ipam.leases.attach(attached);
+            ipam.save()
+                .inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "lease lost"))
+        });
+        saved.await?.map_err(|error| internal(format!("pod {} is not attached: {error}", endpoint.pod)))?;
+        tracing::info!(pod = %endpoint.pod, ips = ?endpoint.ips, "attached");
+        Ok(())
+    }
+
+    /// Waits until the reconcile loop has attached the programs and written the policy.
+    async fn program(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        let event = CniEvent::Attach { endpoint: endpoint.clone(), done };
+        let deadline = self.options.attach_deadline;
+        match timeout(deadline, self.ask(event, answer)).await {
+            Ok(result) => result?,
+            Err(_) => Err(try_again(format!(
+                "the policy of pod {} is not in the maps after {} s: check that the agent's source lists the pod and is \
+                 in sync (`millrace status`)",
+                endpoint.pod,
+                deadline.as_secs()
+            ))),
+        }
+    }
+
+    /// Forgets an attachment: first its endpoint, then its addresses.
+    pub(super) async fn detach(&self, attachment: &AttachmentId) -> Result<(), Error> {
+        let _busy = self.enter(attachment.clone())?;
+        let (done, answer) = oneshot::channel();
+        let event = CniEvent::Detach { attachment: attachment.clone(), done };
+        match timeout(DETACH_DEADLINE, self.ask(event, answer)).await {
+            Ok(result) => result??,
+            Err(_) => {
+                return Err(try_again(format!(
+                    "the endpoint of container {} is still in the maps after {} s",
+                    attachment.container_id,
+                    DETACH_DEADLINE.as_secs()
+                )));
+            }
+        }
+        let released = attachment.clone();
+        let lease = self.with_ipam(move |ipam, now| {
+            let lease = ipam.leases.release(&released, now);
+            // A lease that stays on disk does no harm: its interface is gone, which the next start sees.
+            if lease.is_some()
+                && let Err(error) = ipam.save()
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the release is only in memory");
+            }
+            lease
+        });
+        if let Some(lease) = lease.await? {
+            tracing::info!(pod = %lease.pod, ips = ?lease.ips, "detached");
+        }
+        Ok(())
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let (reply, answer) = oneshot::channel();
+        match timeout(STATUS_DEADLINE, self.ask(CniEvent::Status { reply }, answer)).await {
+            Ok(status) => {
+                let mut status = status?;
+                status.problems.extend(self.problems.iter().cloned());
+                Ok(status)
+            }
+            Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
+        }
+    }
+
+    async fn ask<T>(&self, event: CniEvent, answer: oneshot::Receiver<T>) -> Result<T, Error> {
+        let stopping = || try_again("the agent is stopping");
+        self.events.send(event).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    fn enter(&self, attachment: AttachmentId) -> Result<InFlight<'_>, Error> {
+        if self.in_flight.insert(attachment.clone()) {
+            Ok(InFlight { set: &self.in_flight, attachment })
+        } else {
+            Err(try_again(format!(
+                "another request for container {} and interface {} is being served",
+                attachment.container_id, attachment.ifname
+            )))
+        }
+    }
+}
+
+pub(super) fn id(attachment: &Attachment) -> AttachmentId {
+    let Attachment { container_id, ifname } = attachment.clone();
+    AttachmentId { container_id, ifname }
+}

@@ -1,0 +1,209 @@
+//! The configuration: parsed once, from the command line and the environment, and never changed.
+use std::{fs, io, path::PathBuf};
+
+use clap::{ArgAction, Parser};
+use tracing_subscriber::{EnvFilter, filter::ParseError};
+
+use crate::k8s::source::SourceConfig;
+
+const NODE: &str = "Node";
+const SOURCE: &str =
+    "Source of the cluster (without either: the API server of the cluster that this agent runs in)";
+const PATHS: &str = "Paths";
+const BEHAVIOUR: &str = "Behaviour";
+
+/// The Millrace node agent: Kubernetes Services and NetworkPolicies as eBPF programs.
+///
+/// It reads the cluster from the Kubernetes API or from a directory of manifests, keeps the eBPF maps of this node
+/// in step with it, and serves the CNI plugin and the `millrace` command on a socket. When it stops, everything in
+/// the kernel stays as it is and keeps working; the next start continues from there.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "millrace-agent", version, verbatim_doc_comment, after_help = EXAMPLES)]
+pub struct Config {
+    /// Name of this node, as in its Node object [default: the host name]
+    #[arg(long, value_name = "NAME", env = "MILLRACE_NODE_NAME", help_heading = NODE)]
+    #[arg(hide_env_values = true, default_value_t = host_name(), hide_default_value = true, value_parser = node_name)]
+    pub node_name: String,
+
+    /// Interface towards the other nodes [default: the one with the node's address, else with the default route]
+    #[arg(long, value_name = "INTERFACE", env = "MILLRACE_UPLINK", help_heading = NODE, hide_env_values = true)]
+    pub uplink: Option<String>,
+
+    /// Read the cluster from the Kubernetes YAML files in this directory, and follow their changes
+    #[arg(long, value_name = "DIR", env = "MILLRACE_MANIFESTS", help_heading = SOURCE, hide_env_values = true)]
+    #[arg(conflicts_with = "kubeconfig", value_parser = directory)]
+    pub manifests: Option<PathBuf>,
+
+    /// Read the cluster from the API server that this kubeconfig names
+    #[arg(long, value_name = "FILE", env = "MILLRACE_KUBECONFIG", help_heading = SOURCE, hide_env_values = true)]
+    #[arg(value_parser = readable_file)]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Holds the socket of the CNI plugin and the CLI, and the names behind the numbers in the maps
+    #[arg(long, value_name = "DIR", env = "MILLRACE_RUNTIME_DIR", help_heading = PATHS, hide_env_values = true)]
+    #[arg(default_value = "/run/millrace")]
+    pub runtime_dir: PathBuf,
+
+    /// Holds the address leases of the pods; must survive the agent
+    #[arg(long, value_name = "DIR", env = "MILLRACE_STATE_DIR", help_heading = PATHS, hide_env_values = true)]
+    #[arg(default_value = "/var/lib/millrace")]
+    pub state_dir: PathBuf,
+
+    /// A mounted bpffs. Maps and links are pinned in its directory `millrace`, which one agent owns
+    #[arg(long, value_name = "DIR", env = "MILLRACE_BPFFS", help_heading = PATHS, hide_env_values = true)]
+    #[arg(default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The cgroup v2 directory whose processes reach services as they connect [default: where cgroup2 is mounted]
+    #[arg(long, value_name = "DIR", env = "MILLRACE_CGROUP_ROOT", help_heading = PATHS, hide_env_values = true)]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Whether a policy change cuts established connections that it forbids; with `false`, it judges only new ones
+    #[arg(long, value_name = "BOOL", env = "MILLRACE_CUT_ESTABLISHED", help_heading = BEHAVIOUR)]
+    #[arg(hide_env_values = true, action = ArgAction::Set, default_value_t = true)]
+    pub cut_established: bool,
+
+    /// Translate services only in the packets of pods, not as sockets connect; host processes then reach none
+    #[arg(long, env = "MILLRACE_NO_SOCKET_LB", help_heading = BEHAVIOUR, hide_env_values = true)]
+    pub no_socket_lb: bool,
+
+    /// What to log: error, warn, info, debug or trace; by module too, as in `info,agent::dataplane=debug`
+    #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG", help_heading = BEHAVIOUR, hide_env_values = true)]
+    #[arg(default_value = "info", value_parser = log_filter)]
+    pub log: EnvFilter,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  In a cluster, as its DaemonSet runs it:
+      millrace-agent --node-name \"$NODE_NAME\"
+  One machine without a cluster, from a directory of Kubernetes YAML:
+      millrace-agent --node-name node-a --manifests ./manifests
+  A second agent on the same machine, in a network namespace of its own:
+      mount -t bpf bpf /tmp/b/bpf
+      millrace-agent --node-name node-b --manifests ./manifests --bpffs /tmp/b/bpf \\
+          --cgroup-root /sys/fs/cgroup/node-b --runtime-dir /tmp/b/run --state-dir /tmp/b/state
+
+Needs Linux 6.6 or later and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.";
+
+impl Config {
+    /// Parses the command line and the environment; prints what is wrong (or asked for) and exits otherwise.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        Self::parse()
+    }
+
+    /// The one source that was chosen.
+    #[must_use]
+    pub fn source(&self) -> SourceConfig {
+        match (&self.manifests, &self.kubeconfig) {
+            (Some(dir), _) => SourceConfig::Manifests(dir.clone()),
+            (None, Some(file)) => SourceConfig::Kubeconfig(file.clone()),
+            (None, None) => SourceConfig::InCluster,
+        }
+    }
+}
+
+/// The host name of this process's UTS namespace; empty when unknown, which [`node_name`] refuses.
+fn host_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_lowercase()).unwrap_or_default()
+}
+
+fn node_name(name: &str) -> Result<String, &'static str> {
+    match name.trim() {
+        "" => Err("a node has a name; give it with --node-name"),
+        name => Ok(name.to_owned()),
+    }
+}
+
+/// Checked here, so that an agent that cannot run touches nothing.
+fn directory(path: &str) -> Result<PathBuf, io::Error> {
+    fs::read_dir(path).map(|_| PathBuf::from(path))
+}
+
+fn readable_file(path: &str) -> Result<PathBuf, io::Error> {
+    fs::read(path).map(|_| PathBuf::from(path))
+}
+
+fn log_filter(filter: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
+        Config::try_parse_from(["millrace-agent"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn the_command_line_definition_is_consistent() {
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_source_the_agent_is_in_a_cluster() {
+        assert_eq!(parse(&[]).map(|config| config.source()).ok(), Some(SourceConfig::InCluster));
+    }
+
+    #[test]
+    fn each_source_is_chosen_by_its_option() {
+        let manifests = parse(&["--manifests", "/"]).map(|config| config.source()).ok();
+        assert_eq!(manifests, Some(SourceConfig::Manifests("/".into())));
+        let kubeconfig = parse(&["--kubeconfig", "/proc/self/stat"]).map(|config| config.source()).ok();
+        assert_eq!(kubeconfig, Some(SourceConfig::Kubeconfig("/proc/self/stat".into())));
+    }
+
+    #[test]
+    fn two_sources_are_refused() {
+        let error = parse(&["--manifests", "/", "--kubeconfig", "/proc/self/stat"])
+            .map(|_| ())
+            .map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::ArgumentConflict));
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_read_is_refused_and_named() {
+        for arguments in [["--manifests", "/proc/self/stat"], ["--kubeconfig", "/nonexistent"]] {
+            let error = parse(&arguments).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ValueValidation);
+            assert!(error.to_string().contains(arguments[1]), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_node_name_is_refused() {
+        let error = parse(&["--node-name", " "]).map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::ValueValidation));
+    }
+
+    #[test]
+    fn an_invalid_log_filter_is_refused() {
+        let error = parse(&["--log", "info,=="]).map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::ValueValidation));
+    }
+
+    #[test]
+    fn cutting_established_connections_is_the_default_and_can_be_turned_off() {
+        assert_eq!(parse(&[]).map(|config| config.cut_established).ok(), Some(true));
+        assert_eq!(
+            parse(&["--cut-established", "false"]).map(|config| config.cut_established).ok(),
+            Some(false)
+        );
+    }
+
+    #[test]
+    fn help_names_every_option_with_its_variable() {
+        let help = Config::command().render_long_help().to_string();
+        for option in Config::command().get_arguments() {
+            let Some(long) = option.get_long().filter(|name| !["help", "version"].contains(name)) else {
+                continue;
+            };
+            let variable = format!("MILLRACE_{}", long.to_uppercase().replace('-', "_"));
+            assert!(help.contains(&variable), "--{long} lacks {variable} in:\n{help}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Garbage collection of conntrack: expiry a bit at a time, and at once what a removed pod or backend leaves behind.
+//!
+//! It runs on a thread of its own and knows nothing but the pinned maps, so it is right after any restart.
+mod backends;
+mod clock;
+mod expiry;
+mod flow;
+mod sockets;
+mod sweep;
+
+use std::{
+    collections::HashSet,
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use self::{
+    clock::{Clock, ClockError},
+    sockets::StrandedSocket,
+    sweep::{Sweep, Swept},
+};
+use super::maps::Maps;
+use crate::{
+    health::Problems,
+    net::sockets::{SocketsError, destroy_udp},
+    telemetry::chain,
+};
+
+/// Time between two portions of expiry.
+const TICK: Duration = Duration::from_secs(1);
+/// Entries per portion: a million entries pass in half a minute, the shortest time that a flow lives.
+const PORTION: usize = 32_768;
+/// Rest after a whole sweep, at most, so that a busy cluster does not keep a CPU busy.
+const MAX_REST: Duration = Duration::from_millis(250);
+
+/// What its problems are filed under.
+const SUBJECT: &str = "conntrack";
+
+/// What the collector shall do out of turn.
+enum Order {
+    /// Frontends changed: look for flows and sockets of backends that are gone.
+    ServicesChanged,
+    /// Pods are gone: delete every flow of these addresses.
+    Removed(Vec<IpAddr>),
+}
+
+/// The running collector. It stops when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Collector(mpsc::Sender<Order>);
+
+impl Collector {
+    /// Starts the thread. `clock` is the program of that name.
+    pub(crate) fn start(maps: Arc<Maps>, clock: OwnedFd, problems: Problems) -> io::Result<Self> {
+        let (sender, orders) = mpsc::channel();
+        thread::Builder::new().name("conntrack-gc".to_owned()).spawn(move || {
+            match Clock::calibrate(clock) {
+                Ok(clock) => Worker { maps, clock, problems, sweep: Sweep::default() }.run(&orders),
+                Err(error) => {
+                    problems.report(SUBJECT, &format!("entries do not expire: {}", chain(&error)));
+                }
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    pub(crate) fn services_changed(&self) {
+        self.order(Order::ServicesChanged);
+    }
+
+    pub(crate) fn removed(&self, addresses: Vec<IpAddr>) {
+        self.order(Order::Removed(addresses));
+    }
+
+    fn order(&self, order: Order) {
+        // The thread ends early only without a clock, which is reported.
+        let _reported = self.0.send(order);
+    }
+}
+
+/// Why a portion was not finished. The next one tries again.
+#[derive(Debug, thiserror::Error)]
+enum SweepError {
+    #[error(transparent)]
+    Map(#[from] bpf_maps::Error),
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+}
+
+struct Worker {
+    maps: Arc<Maps>,
+    clock: Clock,
+    problems: Problems,
+    sweep: Sweep,
+}
+
+impl Worker {
+    fn run(mut self, orders: &mpsc::Receiver<Order>) {
+        loop {
+            let result = match orders.recv_timeout(TICK) {
+                Ok(order) => self.sweep_all(order, orders),
+                Err(RecvTimeoutError::Timeout) => self.sweep_portion(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match result {
+                Ok(()) => self.problems.resolve(SUBJECT),
+                Err(error) => self.problems.report(SUBJECT, &chain(&error)),
+            }
+        }
+    }
+
+    fn sweep_portion(&mut self) -> Result<(), SweepError> {
+        let mut swept = Swept::default();
+        self.sweep.advance(&self.maps, self.clock.now()?, &HashSet::new(), PORTION, &mut swept)?;
+        if swept.deleted > 0 {
+            tracing::debug!("conntrack: {} of {} entries expired", swept.deleted, swept.seen);
+        }
+        Ok(())
+    }
+
+    /// One look at everything, for this order and all that wait.
+    fn sweep_all(&mut self, order: Order, waiting: &mpsc::Receiver<Order>) -> Result<(), SweepError> {
+        let start = Instant::now();
+        let (mut services_changed, mut removed) = (false, HashSet::new());
+        for order in std::iter::once(order).chain(waiting.try_iter()) {
+            match order {
+                Order::ServicesChanged => services_changed = true,
+                Order::Removed(addresses) => removed.extend(addresses),
+            }
+        }
+        let sockets = if services_changed { self.free_sockets() } else { Ok(()) };
+        let mut swept = Swept::default();
+        self.sweep.restart();
+        while !self.sweep.advance(&self.maps, self.clock.now()?, &removed, PORTION, &mut swept)? {}
+        let took = start.elapsed();
+        if swept.deleted + swept.marked > 0 {
+            let Swept { seen, deleted, marked } = swept;
+            tracing::debug!(
+                "conntrack: of {seen} entries {deleted} deleted, {marked} lost their backend, in {took:?}"
+            );
+        }
+        thread::sleep(took.min(MAX_REST));
+        sockets
+    }
+
+    /// Destroys the UDP sockets whose backend is gone, unless they are connected elsewhere by now: their processes
+    /// learn at the next call that they must connect again.
+    fn free_sockets(&self) -> Result<(), SweepError> {
+        let stranded = sockets::take_stranded(&self.maps)?;
+        if stranded.is_empty() {
+            return Ok(());
+        }
+        let destroyed = destroy_udp(|socket| {
+            stranded.contains(&StrandedSocket { cookie: socket.cookie, backend: socket.remote })
+        })?;
+        if destroyed.count > 0 {
+            tracing::info!("destroyed {} UDP sockets whose backend is gone", destroyed.count);
+        }
+        destroyed.errors.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+    }
+}

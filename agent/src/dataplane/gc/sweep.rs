@@ -1,0 +1,231 @@
+//! Going through the maps of flows, a bounded number of entries at a time.
+use std::{collections::HashSet, net::IpAddr, time::Duration};
+
+use bpf_maps::{Cursor, Entry, Error};
+use dataplane_common::{conntrack::CtState, maps::MapId, net::proto};
+
+use super::{
+    backends::Backends,
+    clock::Jiffies,
+    expiry::{self, Circumstances},
+    flow::{self, Family, Flow},
+};
+use crate::dataplane::maps::Maps;
+
+/// Entries per system call.
+const CHUNK: usize = 4096;
+
+/// What is to become of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    /// With its other half, if it has one.
+    Delete,
+    /// Keep the flow, but let the next SYN choose another backend.
+    MarkBackendGone,
+}
+
+/// The decision about one entry. `idle` is that of the whole flow, `is_orphaned` says that the frontend which the
+/// client asked for has lost the flow's backend.
+fn fate(flow: &Flow, idle: Duration, timeout: Duration, is_orphaned: bool) -> Fate {
+    if idle > timeout {
+        return Fate::Delete;
+    }
+    match (is_orphaned, flow.proto) {
+        (false, _) => Fate::Keep,
+        // A SYN chooses again already.
+        (true, proto::TCP) if flow.state.backend_gone | flow.state.closed != 0 => Fate::Keep,
+        // Its packets still reach a backend that is only leaving its service, and the end of the connection.
+        (true, proto::TCP) => Fate::MarkBackendGone,
+        // A datagram flow has no end that would let its client choose again.
+        (true, _) => Fate::Delete,
+    }
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    pub(super) seen: usize,
+    pub(super) deleted: usize,
+    pub(super) marked: usize,
+}
+
+/// A position in the maps of flows.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// Which of [`TABLES`] comes next.
+    table: usize,
+    cursor: Cursor,
+    /// Entries seen so far in the present table.
+    count: usize,
+    /// Whether the established flows of a family take more than three quarters of their map: IPv4, IPv6.
+    crowded: [bool; 2],
+}
+
+const TABLES: [(Family, bool); 4] =
+    [(Family::V4, true), (Family::V6, true), (Family::V4, false), (Family::V6, false)];
+
+/// Entries to delete: own and partners' keys, and what to write.
+#[derive(Debug, Default)]
+struct Changes {
+    here: Vec<Vec<u8>>,
+    partners: Vec<Vec<u8>>,
+    marked: Vec<Entry>,
+}
+
+impl Sweep {
+    /// Judges about `budget` entries. `true` when the last map is done, and the next call begins again.
+    pub(super) fn advance(
+        &mut self,
+        maps: &Maps,
+        now: Jiffies,
+        removed: &HashSet<IpAddr>,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<bool, Error> {
+        let mut backends = Backends::new(maps);
+        let mut left = budget;
+        while left > 0 {
+            let (family, is_established) = TABLES[self.table];
+            let table = if is_established { family.established() } else { family.new_flows() };
+            let (entries, next) = maps.get(table).dump_chunk(&self.cursor, left.min(CHUNK))?;
+            left = left.saturating_sub(entries.len().max(1));
+            swept.seen += entries.len();
+            self.count += entries.len();
+            let circumstances =
+                Circumstances { is_established, is_crowded: is_established && self.crowded[family as usize] };
+            let changes = judge(maps, family, circumstances, &entries, now, removed, &mut backends)?;
+            apply(maps, family, table, &changes, swept)?;
+            if let Some(cursor) = next {
+                self.cursor = cursor;
+                continue;
+            }
+            if is_established {
+                self.crowded[family as usize] = self.count > table.spec().max_entries as usize / 4 * 3;
+            }
+            (self.cursor, self.count) = (Cursor::Start, 0);
+            self.table = (self.table + 1) % TABLES.len();
+            if self.table == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Begins again at the first map.
+    pub(super) fn restart(&mut self) {
+        (self.table, self.cursor, self.count) = (0, Cursor::Start, 0);
+    }
+}
+
+fn judge(
+    maps: &Maps,
+    family: Family,
+    circumstances: Circumstances,
+    entries: &[Entry],
+    now: Jiffies,
+    removed: &HashSet<IpAddr>,
+    backends: &mut Backends<'_>,
+) -> Result<Changes, Error> {
+    let mut changes = Changes::default();
+    for (key, value) in entries {
+        let Some(flow) = Flow::parse(family, key, value) else { continue };
+        let partner_key = flow.partner_key(family);
+        let fate = if !removed.is_empty() && flow.touches(|addr| removed.contains(addr)) {
+            Fate::Delete
+        } else {
+            let timeout = |state: &CtState| expiry::timeout(flow.proto, state, circumstances);
+            let mut state = flow.state;
+            if now.since(state.last_seen) > timeout(&state)
+                && let Some(partner) = find(maps, family, partner_key.as_deref())?
+            {
+                state = expiry::joined(&state, &partner.state);
+            }
+            let is_orphaned = match flow.service() {
+                Some((frontend, backend)) => !backends.has(frontend, flow.proto, backend)?,
+                None => false,
+            };
+            fate(&flow, now.since(state.last_seen), timeout(&state), is_orphaned)
+        };
+        match fate {
+            Fate::Keep => {}
+            Fate::Delete => {
+                changes.here.push(key.clone());
+                changes.partners.extend(partner_key);
+            }
+            Fate::MarkBackendGone => {
+                changes
+                    .marked
+                    .extend(flow::with_backend_gone(family, value).map(|value| (key.clone(), value)));
+            }
+        }
+    }
+    Ok(changes)
+}
+
+fn apply(
+    maps: &Maps,
+    family: Family,
+    table: MapId,
+    changes: &Changes,
+    swept: &mut Swept,
+) -> Result<(), Error> {
+    swept.deleted += maps.get(table).delete_batch(&changes.here)?;
+    for table in [family.established(), family.new_flows()] {
+        swept.deleted += maps.get(table).delete_batch(&changes.partners)?;
+    }
+    maps.get(table).update_batch(&changes.marked)?;
+    swept.marked += changes.marked.len();
+    Ok(())
+}
+
+fn find(maps: &Maps, family: Family, key: Option<&[u8]>) -> Result<Option<Flow>, Error> {
+    let Some(key) = key else { return Ok(None) };
+    for table in [family.established(), family.new_flows()] {
+        if let Some(value) = maps.get(table).lookup(key)? {
+            return Ok(Flow::parse(family, key, &value));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::gc::flow::tests::client_half;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn flow(proto: u8, backend_gone: u8) -> Flow {
+        let end = |text: &str| text.parse().unwrap();
+        let (key, value) = client_half(end("10.0.0.2:1"), end("10.96.0.1:2"), end("10.0.1.3:3"), |state| {
+            state.backend_gone = backend_gone;
+        });
+        let mut flow = Flow::parse(Family::V4, &key, &value).unwrap();
+        flow.proto = proto;
+        flow
+    }
+
+    #[test]
+    fn an_idle_flow_is_deleted_and_a_busy_one_kept() {
+        for proto in [proto::TCP, proto::UDP] {
+            assert_eq!(fate(&flow(proto, 0), MINUTE * 2, MINUTE, false), Fate::Delete);
+            assert_eq!(fate(&flow(proto, 0), MINUTE, MINUTE, false), Fate::Keep);
+        }
+    }
+
+    #[test]
+    fn a_datagram_flow_dies_with_its_backend() {
+        assert_eq!(fate(&flow(proto::UDP, 0), Duration::ZERO, MINUTE, true), Fate::Delete);
+    }
+
+    #[test]
+    fn a_tcp_flow_without_its_backend_is_marked_once() {
+        assert_eq!(fate(&flow(proto::TCP, 0), Duration::ZERO, MINUTE, true), Fate::MarkBackendGone);
+        assert_eq!(fate(&flow(proto::TCP, 1), Duration::ZERO, MINUTE, true), Fate::Keep);
+        assert_eq!(fate(&flow(proto::TCP, 1), MINUTE * 2, MINUTE, true), Fate::Delete);
+        let mut closed = flow(proto::TCP, 0);
+        closed.state.closed = 1;
+        assert_eq!(fate(&closed, Duration::ZERO, MINUTE, true), Fate::Keep);
+    }
+}

@@ -1,0 +1,127 @@
+//! Loading the programs: the embedded object, its constants, and the pinned maps in place of its own.
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
+};
+use bpf_maps::MillraceDir;
+use dataplane_common::{
+    config::{self, Config},
+    maps::MapId,
+};
+use zerocopy::IntoBytes as _;
+
+use super::hook::{CgroupHook, PodHook};
+
+/// The programs, as `cargo xtask build` made them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane"));
+
+/// Runs through `BPF_PROG_TEST_RUN` only; see [`super::gc`].
+const CLOCK: &str = "clock";
+
+/// Why the programs are not in the kernel. Those of the run before stay attached.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot load the eBPF object")]
+    Object(#[source] Box<EbpfError>),
+    #[error(
+        "the eBPF object has no program {name} of the right type: build it and the agent from the same sources"
+    )]
+    Missing { name: &'static str },
+    /// The source holds the verifier's log.
+    #[error("cannot load the program {name}")]
+    Program { name: &'static str, source: Box<ProgramError> },
+}
+
+/// The loaded programs. Dropping them detaches nothing: every link is pinned.
+#[derive(Debug)]
+pub(crate) struct Programs(Ebpf);
+
+/// What is decided at load time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoadOptions {
+    pub(crate) cut_established: bool,
+    pub(crate) socket_lb: bool,
+}
+
+impl LoadOptions {
+    fn constants(self) -> Config {
+        let flags = if self.cut_established { config::flag::CUT_ESTABLISHED } else { 0 };
+        Config { flags, ..Config::DEFAULT }
+    }
+}
+
+/// SHA-256 of the embedded object, in hex.
+pub(crate) fn object_hash() -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, OBJECT);
+    let nibbles = digest.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.filter_map(|nibble| char::from_digit(nibble.into(), 16)).collect()
+}
+
+impl Programs {
+    /// Loads every program. The maps must be open and checked: aya adopts a pinned map of any layout.
+    pub(crate) fn load(dir: &MillraceDir, options: LoadOptions) -> Result<Self, LoadError> {
+        let constants = options.constants();
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS).override_global(
+            "CONFIG",
+            constants.as_bytes(),
+            true,
+        );
+        for &id in MapId::ALL {
+            loader.map_pin_path(id.spec().name, dir.map_path(id));
+        }
+        let ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
+        let mut programs = Self(ebpf);
+        for name in PodHook::ALL.map(PodHook::program).into_iter().chain([CLOCK]) {
+            programs.classifier(name)?.load().map_err(|source| failed(name, source))?;
+        }
+        if options.socket_lb {
+            for name in CgroupHook::ALL.map(CgroupHook::program) {
+                programs.sock_addr(name)?.load().map_err(|source| failed(name, source))?;
+            }
+        }
+        Ok(programs)
+    }
+
+    /// Name and number of verified instructions of each loaded program.
+    pub(crate) fn verified_instructions(&self) -> Vec<(String, u32)> {
+        let mut programs: Vec<_> = self
+            .0
+            .programs()
+            .filter_map(|(name, program)| {
+                Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?))
+            })
+            .collect();
+        programs.sort();
+        programs
+    }
+
+    pub(crate) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        self.program(name)?.try_into().map_err(|_| LoadError::Missing { name })
+    }
+
+    pub(crate) fn sock_addr(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
+        self.program(name)?.try_into().map_err(|_| LoadError::Missing { name })
+    }
+
+    /// A descriptor of a loaded program.
+    pub(crate) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        let program = self.0.program(name).ok_or(LoadError::Missing { name })?;
+        Ok(program.fd().map_err(|source| failed(name, source))?.as_fd())
+    }
+
+    /// A descriptor of the program that reads the kernel's clock.
+    pub(crate) fn clock(&self) -> Result<BorrowedFd<'_>, LoadError> {
+        self.fd(CLOCK)
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, LoadError> {
+        self.0.program_mut(name).ok_or(LoadError::Missing { name })
+    }
+}
+
+fn failed(name: &'static str, source: ProgramError) -> LoadError {
+    LoadError::Program { name, source: Box::new(source) }
+}

@@ -1,0 +1,183 @@
+//! The kernel's side of the agent: programs, maps and links. The only module that imports `aya`.
+mod apply;
+mod attach;
+mod dump;
+mod gc;
+mod hook;
+mod load;
+mod lock;
+mod maps;
+mod preflight;
+
+use std::{collections::BTreeMap, fs::File, io, net::IpAddr, sync::Arc};
+
+use agent_core::{entry, model::endpoint::Endpoint, observed::Observed, plan::Plan};
+use bpf_maps::MillraceDir;
+use dataplane_common::maps::MapId;
+
+pub(crate) use self::apply::ApplyReport;
+pub use self::{
+    attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
+};
+use self::{
+    attach::{Links, PodInterface},
+    gc::Collector,
+    hook::LinkName,
+    load::{LoadOptions, Programs},
+    maps::Maps,
+};
+use crate::{config::Config, health::Problems};
+
+/// Why the agent cannot use the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    Dir(#[from] bpf_maps::Error),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("cannot start the thread that expires conntrack entries")]
+    Collector(#[source] io::Error),
+}
+
+/// The loaded programs, the open maps and what is known to be in them. Dropping it changes nothing in the kernel.
+#[derive(Debug)]
+pub struct Dataplane {
+    dir: MillraceDir,
+    maps: Arc<Maps>,
+    programs: Programs,
+    links: Links,
+    observed: Observed,
+    collector: Collector,
+    /// Held as long as this agent owns the directory.
+    _lock: File,
+}
+
+impl Dataplane {
+    /// Takes over what an earlier agent left, or makes it: the maps are checked and created, the programs loaded
+    /// and put into every pinned link, the socket programs attached. No entry of a map changes.
+    ///
+    /// # Errors
+    /// When something is missing; then nothing that runs in the kernel has changed.
+    pub fn open(config: &Config, problems: &Problems) -> Result<Self, DataplaneError> {
+        let cgroup = preflight::check(config.cgroup_root.as_deref())?;
+        let dir = MillraceDir::new(&config.bpffs);
+        dir.create()?;
+        let lock = lock::acquire(&dir)?;
+        let maps = Arc::new(Maps::open_or_create(&dir)?);
+        let socket_lb = !config.no_socket_lb;
+        let options = LoadOptions { cut_established: config.cut_established, socket_lb };
+        tracing::info!("loading the eBPF object sha256:{}", load::object_hash());
+        let mut programs = Programs::load(&dir, options)?;
+        let costs = programs.verified_instructions();
+        let costs: Vec<String> = costs.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        tracing::info!("verified instructions: {}", costs.join(", "));
+        let links = Links::new(dir.clone(), cgroup);
+        let adopted = links.adopt(&programs, socket_lb)?;
+        tracing::info!(
+            "replaced the programs of {} links, removed {} stale ones",
+            adopted.updated,
+            adopted.stale
+        );
+        if socket_lb {
+            links.attach_cgroup(&mut programs)?;
+        }
+        let observed = observe(&maps)?;
+        let clock = programs.clock()?.try_clone_to_owned().map_err(DataplaneError::Collector)?;
+        let collector = Collector::start(Arc::clone(&maps), clock, problems.clone());
+        let collector = collector.map_err(DataplaneError::Collector)?;
+        Ok(Self { dir, maps, programs, links, observed, collector, _lock: lock })
+    }
+
+    /// What is in the maps.
+    pub(crate) fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    pub(crate) fn observed_mut(&mut self) -> &mut Observed {
+        &mut self.observed
+    }
+
+    /// Executes a plan.
+    pub(crate) fn apply(&mut self, plan: Plan) -> ApplyReport {
+        let report = apply::apply(plan.steps, &*self.maps, |step| self.observed.record(step));
+        if report.services_changed {
+            self.collector.services_changed();
+        }
+        report
+    }
+
+    /// Attaches the programs to an endpoint's interface. Until the maps have the endpoint, they drop what its pod
+    /// sends.
+    pub(crate) fn attach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
+        let pod = PodInterface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
+        self.links.attach_pod(&mut self.programs, pod)
+    }
+
+    /// Removes the links of an endpoint that is gone, and its flows.
+    pub(crate) fn detach(&self, endpoint: &Endpoint) -> Result<(), AttachError> {
+        self.collector.removed(endpoint.ips.clone());
+        self.links.detach_pod(&endpoint.host_ifname)
+    }
+
+    /// Deletes the flows of endpoints that went while no agent ran.
+    pub(crate) fn forget(&self, addresses: Vec<IpAddr>) {
+        if !addresses.is_empty() {
+            self.collector.removed(addresses);
+        }
+    }
+
+    /// Addresses of endpoints in the maps, whoever put them there.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn endpoint_addresses(&self) -> Result<Vec<IpAddr>, bpf_maps::Error> {
+        let mut addresses = Vec::new();
+        for map in [MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6] {
+            let entries = self.maps.get(map).dump()?;
+            addresses.extend(entries.iter().filter_map(|(key, _)| entry::addr_from_bytes(key)));
+        }
+        Ok(addresses)
+    }
+
+    /// Every program with its cost and where it is attached.
+    pub(crate) fn programs(&self) -> Vec<agent_api::Program> {
+        let mut attached: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for name in self.dir.link_names().unwrap_or_default() {
+            match LinkName::parse(&name) {
+                LinkName::Pod { host_ifname, hook } => {
+                    attached.entry(hook.program()).or_default().push(host_ifname);
+                }
+                LinkName::Cgroup(hook) => {
+                    attached.entry(hook.program()).or_default().push(self.links.cgroup_name());
+                }
+                LinkName::Unknown => {}
+            }
+        }
+        let of_program = |(name, verified_instructions): (String, u32)| agent_api::Program {
+            attached_to: attached.remove(name.as_str()).unwrap_or_default(),
+            name,
+            verified_instructions,
+        };
+        self.programs.verified_instructions().into_iter().map(of_program).collect()
+    }
+}
+
+/// Reads the maps back.
+fn observe(maps: &Maps) -> Result<Observed, bpf_maps::Error> {
+    let mut failed = Ok(());
+    let observed = Observed::from_dump(|map| {
+        dump::dump(maps, map).unwrap_or_else(|error| {
+            failed = Err(error);
+            Vec::new()
+        })
+    });
+    failed.map(|()| observed)
+}

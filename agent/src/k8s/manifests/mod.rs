@@ -1,0 +1,116 @@
+//! A directory of Kubernetes YAML as source: the embedded default, without a cluster.
+//!
+//! [`settle`] decides when a changed file is ready to be read, [`directory`] reads what changed, [`document`]
+//! parses a file, [`catalog`] merges the files and says what differs.
+pub mod catalog;
+pub mod directory;
+pub mod document;
+pub mod settle;
+
+use std::{
+    path::Path,
+    sync::mpsc::{self as std_mpsc, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use self::{catalog::Catalog, directory::Directory, settle::Settling};
+use super::source::{Event, SourceError};
+
+/// How often the directory is compared with what is known of it, for changes without notification: the target of
+/// a symbolic link, a file system that another machine writes to, the directory itself replaced.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What wakes the source.
+enum Signal {
+    Notified(notify::Result<notify::Event>),
+    Stop,
+}
+
+/// Sends [`Signal::Stop`] also when its future is dropped.
+struct StopOnDrop(std_mpsc::Sender<Signal>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        // A source that has ended needs no stop.
+        let _ = self.0.send(Signal::Stop);
+    }
+}
+
+/// Runs the source until the receiver is dropped.
+///
+/// # Errors
+/// When the directory is missing or cannot be watched.
+pub async fn run(dir: &Path, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+    let (signals, woken) = std_mpsc::channel();
+    let notifications = signals.clone();
+    let directory = Directory::open(dir, move |event| {
+        // The receiver outlives the watcher, except while both end.
+        let _ = notifications.send(Signal::Notified(event));
+    })?;
+    let stop = StopOnDrop(signals);
+    let closed = events.clone();
+    let (ended, mut end) = oneshot::channel();
+    // Reading and parsing block; a thread of its own keeps them from the runtime's workers.
+    thread::Builder::new()
+        .name("manifests".to_owned())
+        .spawn(move || {
+            follow(directory, &woken, &events);
+            // The future may be gone already.
+            let _ = ended.send(());
+        })
+        .map_err(SourceError::directory(dir))?;
+    tokio::select! {
+        () = closed.closed() => {
+            drop(stop);
+            // An error means that the thread is gone, which is what is waited for.
+            let _ = end.await;
+        }
+        // The thread ended by itself: nobody takes events, or it failed.
+        _ = &mut end => {}
+    }
+    Ok(())
+}
+
+fn follow(mut directory: Directory, woken: &std_mpsc::Receiver<Signal>, events: &mpsc::Sender<Event>) {
+    let mut catalog = Catalog::default();
+    let mut settling = Settling::new(directory.path(), Instant::now());
+    let mut compared = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now >= compared + COMPARE_INTERVAL {
+            compared = now;
+            settling.compare_all(now);
+        }
+        let ready = settling.take_ready(now);
+        if let Some(seen) = ready.seen {
+            let findings = directory.read(&ready, |name| settling.is_unsettled(name));
+            for name in &findings.fresh {
+                settling.postpone(name, Instant::now());
+            }
+            let batch = catalog.take(findings);
+            if !batch.is_empty() && events.blocking_send(Event { seen, batch }).is_err() {
+                return;
+            }
+        }
+        let next_comparison = compared + COMPARE_INTERVAL;
+        let wake = settling.next_ready().map_or(next_comparison, |at| at.min(next_comparison));
+        match woken.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+            Ok(first) => {
+                for signal in std::iter::once(first).chain(woken.try_iter()) {
+                    match signal {
+                        Signal::Notified(event) => settling.note(event, Instant::now()),
+                        Signal::Stop => return,
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

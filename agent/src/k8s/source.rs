@@ -1,0 +1,228 @@
+//! One interface for both sources of cluster objects.
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use agent_core::update::{Kind, Update};
+use tokio::sync::mpsc;
+
+use super::{
+    convert::{ObjectKey, kind_name},
+    manifests, watch,
+};
+
+/// Where cluster objects come from. Displayed as status shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// A directory of Kubernetes YAML.
+    Manifests(PathBuf),
+    /// The API server that a kubeconfig file names.
+    Kubeconfig(PathBuf),
+    /// The API server of the cluster that the agent runs in as a pod.
+    InCluster,
+}
+
+impl fmt::Display for SourceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manifests(dir) => write!(f, "manifests {}", dir.display()),
+            Self::Kubeconfig(file) => write!(f, "kubeconfig {}", file.display()),
+            Self::InCluster => f.write_str("in-cluster"),
+        }
+    }
+}
+
+/// What a source saw at one moment.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When the change reached the agent; programming latency counts from here.
+    pub seen: Instant,
+    pub batch: Batch,
+}
+
+/// Changes that belong together: the receiver applies all of them before it renders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub updates: Vec<Update>,
+    pub reports: Vec<Report>,
+}
+
+impl Batch {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.updates.is_empty() && self.reports.is_empty()
+    }
+
+    /// Appends a later batch.
+    pub fn append(&mut self, mut later: Self) {
+        self.updates.append(&mut later.updates);
+        self.reports.append(&mut later.reports);
+    }
+}
+
+/// All that is wrong with a subject now; replaces the earlier report. Empty: nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub subject: Subject,
+    /// One sentence each, naming object or file, field and remedy.
+    pub problems: Vec<String>,
+}
+
+/// What a report is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// The whole source: the directory.
+    Source,
+    /// The watch of a kind.
+    Watch(Kind),
+    /// A manifest, by file name.
+    File(String),
+    /// An object that several manifests define.
+    Duplicate(ObjectKey),
+    Object(ObjectKey),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source => f.write_str("source"),
+            Self::Watch(kind) => write!(f, "watch of {}", kind_name(*kind)),
+            Self::File(name) => write!(f, "manifest {name}"),
+            Self::Duplicate(key) => write!(f, "duplicate {key}"),
+            Self::Object(key) => key.fmt(f),
+        }
+    }
+}
+
+/// The reports that are not cleared: what status shows.
+#[derive(Clone, Debug, Default)]
+pub struct OpenProblems(BTreeMap<Subject, Vec<String>>);
+
+impl OpenProblems {
+    /// Takes a report in, and logs what it changes.
+    pub fn record(&mut self, report: Report) {
+        let Report { subject, problems } = report;
+        if self.0.get(&subject) == Some(&problems) {
+            return;
+        }
+        for problem in &problems {
+            tracing::warn!("{problem}");
+        }
+        if !problems.is_empty() {
+            self.0.insert(subject, problems);
+        } else if self.0.remove(&subject).is_some() {
+            tracing::info!("{subject}: no problem any more");
+        }
+    }
+
+    /// One sentence each.
+    pub fn sentences(&self) -> impl Iterator<Item = &str> {
+        self.0.values().flatten().map(String::as_str)
+    }
+}
+
+/// A source that cannot start. What may heal by itself is retried and reported instead.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("--manifests {path}: cannot read the directory; create it, or name another")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("--manifests {path}: not a directory; name the directory that holds the manifests")]
+    NotADirectory { path: PathBuf },
+    #[error(
+        "--manifests {path}: cannot watch for changes; raise fs.inotify.max_user_instances and max_user_watches"
+    )]
+    Notify {
+        path: PathBuf,
+        #[source]
+        source: notify::Error,
+    },
+    #[error("--kubeconfig {path}: cannot be used; name a kubeconfig file with a current context")]
+    Kubeconfig {
+        path: PathBuf,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    #[error(
+        "in-cluster: this is no pod with a service account; run the agent in one, or give --kubeconfig FILE or \
+         --manifests DIR"
+    )]
+    InCluster {
+        #[source]
+        source: kube::config::InClusterError,
+    },
+    #[error("{origin}: no client can be made of it; check its certificates and its server address")]
+    Client {
+        origin: String,
+        #[source]
+        source: kube::Error,
+    },
+}
+
+impl SourceError {
+    pub(super) fn directory(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Directory { path, source }
+    }
+}
+
+/// Runs the source until the receiver is dropped.
+///
+/// The updates are differences to what was sent before. `Update::Synced` of a kind follows its first complete list.
+///
+/// # Errors
+/// When the source cannot start. Everything later is reported and retried.
+pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+    match config {
+        SourceConfig::Manifests(dir) => manifests::run(dir, events).await,
+        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster => watch::run(config, events).await,
+    }
+}
+
+/// An update in one word, for tables of expectations: `+Pod shop/web` or `-Pod shop/web`.
+#[cfg(test)]
+pub(super) fn subject_of(update: &Update) -> String {
+    use agent_core::update::Change::{Apply, Delete};
+    match update {
+        Update::Service(Apply(object)) => format!("+Service {}", object.name),
+        Update::EndpointSlice(Apply(object)) => format!("+EndpointSlice {}", object.name),
+        Update::Pod(Apply(object)) => format!("+Pod {}", object.name),
+        Update::Namespace(Apply(object)) => format!("+Namespace {}", object.name),
+        Update::Node(Apply(object)) => format!("+Node {}", object.name),
+        Update::NetworkPolicy(Apply(object)) => format!("+NetworkPolicy {}", object.name),
+        Update::Service(Delete(name)) => format!("-Service {name}"),
+        Update::EndpointSlice(Delete(name)) => format!("-EndpointSlice {name}"),
+        Update::Pod(Delete(name)) => format!("-Pod {name}"),
+        Update::Namespace(Delete(name)) => format!("-Namespace {name}"),
+        Update::Node(Delete(name)) => format!("-Node {name}"),
+        Update::NetworkPolicy(Delete(name)) => format!("-NetworkPolicy {name}"),
+        Update::Endpoint(Apply(endpoint)) => format!("+Endpoint {}", endpoint.pod),
+        Update::Endpoint(Delete(attachment)) => format!("-Endpoint {}", attachment.container_id),
+        Update::Synced(kind) => format!("synced {kind:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OpenProblems, Report, Subject};
+
+    #[test]
+    fn a_report_replaces_the_earlier_one_and_an_empty_one_clears_it() {
+        let report = |problems: &[&str]| Report {
+            subject: Subject::File("web.yaml".to_owned()),
+            problems: problems.iter().map(|&problem| problem.to_owned()).collect(),
+        };
+        let mut open = OpenProblems::default();
+        open.record(report(&["first", "second"]));
+        open.record(report(&["third"]));
+        assert_eq!(open.sentences().collect::<Vec<_>>(), ["third"]);
+        open.record(report(&[]));
+        assert_eq!(open.sentences().count(), 0);
+    }
+}

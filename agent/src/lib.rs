@@ -1,0 +1,15 @@
+//! The node agent: from Kubernetes objects to eBPF maps, and from the CNI socket to attached programs.
+mod backoff;
+pub mod cni_server;
+pub mod config;
+pub mod dataplane;
+pub mod health;
+pub mod ipam;
+pub mod k8s;
+pub mod net;
+pub mod reconcile;
+mod report;
+mod run;
+pub mod telemetry;
+
+pub use self::run::run;

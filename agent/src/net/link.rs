@@ -1,0 +1,70 @@
+//! Links.
+use dataplane_common::net::MacAddr;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+};
+
+use super::{NetError, Netlink};
+
+/// What the agent looks at in a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mac: MacAddr,
+    pub mtu: u32,
+    pub alias: String,
+    pub up: bool,
+    pub loopback: bool,
+}
+
+impl Netlink {
+    /// The link of a name.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let what = || format!("look up the link {name}");
+        match self.request(RouteNetlinkMessage::GetLink(message), 0, &what).await {
+            Ok(replies) => Ok(replies.into_iter().find_map(link_of)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// If the kernel does not give a consistent list.
+    pub async fn links(&self) -> Result<Vec<Link>, NetError> {
+        let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        Ok(self.dump(message, "list the links").await?.into_iter().filter_map(link_of).collect())
+    }
+}
+
+fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        up: flags.contains(LinkFlags::Up),
+        loopback: flags.contains(LinkFlags::Loopback),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            link.name = name;
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            link.mtu = mtu;
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            link.alias = alias;
+        } else if let LinkAttribute::Address(mac) = attribute {
+            // Tunnels have addresses of other lengths.
+            link.mac = mac.try_into().unwrap_or_default();
+        }
+    }
+    Some(link)
+}

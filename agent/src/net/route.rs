@@ -1,0 +1,253 @@
+//! Routes of the host: those to the pods of other nodes are kept, all others only read.
+use std::net::IpAddr;
+
+use agent_api::interface::NODE_ROUTE_PROTOCOL;
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+
+use super::{NetError, Netlink};
+
+/// A route to the pods of another node, through that node's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeRoute {
+    pub destination: IpNetwork,
+    pub via: IpAddr,
+}
+
+/// Which of our routes may be removed when they are not wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All: every node is known.
+    All,
+    /// Only these: not every node is known yet.
+    Destinations(Vec<IpNetwork>),
+}
+
+impl Scope {
+    fn holds(&self, destination: IpNetwork) -> bool {
+        match self {
+            Self::All => true,
+            Self::Destinations(destinations) => destinations.contains(&destination),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct RouteReport {
+    pub written: usize,
+    pub removed: usize,
+    /// One for each route that could not be set or removed.
+    pub errors: Vec<NetError>,
+}
+
+/// A route as the kernel lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ObservedRoute {
+    pub(super) destination: IpNetwork,
+    pub(super) via: Option<IpAddr>,
+    pub(super) ifindex: u32,
+    pub(super) protocol: u8,
+    pub(super) priority: u32,
+}
+
+/// One change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Add(NodeRoute),
+    /// In place of our own route to the same destination.
+    Replace(NodeRoute),
+    Remove(NodeRoute),
+}
+
+/// What to change. Foreign routes are left alone; one that does what is wanted is as good as ours.
+fn plan(desired: &[NodeRoute], observed: &[ObservedRoute], prunable: &Scope) -> Vec<Step> {
+    let (ours, foreign): (Vec<_>, Vec<_>) =
+        observed.iter().partition(|route| route.protocol == NODE_ROUTE_PROTOCOL);
+    let is = |route: &ObservedRoute, wanted: &NodeRoute| {
+        route.destination == wanted.destination && route.via == Some(wanted.via)
+    };
+    let mut steps = Vec::new();
+    for wanted in desired {
+        let satisfied = ours.iter().chain(&foreign).any(|route| is(route, wanted));
+        if !satisfied {
+            let replaces = ours.iter().any(|route| route.destination == wanted.destination);
+            steps.push(if replaces { Step::Replace(*wanted) } else { Step::Add(*wanted) });
+        }
+    }
+    let unwanted = ours.iter().filter(|route| {
+        !desired.iter().any(|wanted| wanted.destination == route.destination)
+            && prunable.holds(route.destination)
+    });
+    steps.extend(unwanted.filter_map(|route| {
+        Some(Step::Remove(NodeRoute { destination: route.destination, via: route.via? }))
+    }));
+    steps
+}
+
+impl Netlink {
+    /// Makes the routes to the pods of other nodes as desired.
+    ///
+    /// # Errors
+    /// If the routes cannot be listed. What cannot be changed is in the report; the rest is done.
+    pub async fn sync_node_routes(
+        &self,
+        desired: &[NodeRoute],
+        prunable: &Scope,
+    ) -> Result<RouteReport, NetError> {
+        let observed = self.routes().await?;
+        let mut report = RouteReport::default();
+        for step in plan(desired, &observed, prunable) {
+            let result = match step {
+                Step::Add(route) => self.set(route, NLM_F_EXCL).await.map(|()| report.written += 1),
+                Step::Replace(route) => self.set(route, NLM_F_REPLACE).await.map(|()| report.written += 1),
+                Step::Remove(route) => self.remove(route).await.map(|()| report.removed += 1),
+            };
+            report.errors.extend(result.err());
+        }
+        Ok(report)
+    }
+
+    async fn set(&self, route: NodeRoute, flag: u16) -> Result<(), NetError> {
+        let NodeRoute { destination, via } = route;
+        let what = || {
+            format!(
+                "route the pods in {destination} through their node {via}: native routing needs the node on a directly \
+                 connected network, and no other route to {destination}"
+            )
+        };
+        self.request(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | flag, &what)
+            .await
+            .map(drop)
+    }
+
+    async fn remove(&self, route: NodeRoute) -> Result<(), NetError> {
+        let what = || format!("remove the route to {} through {}", route.destination, route.via);
+        match self.request(RouteNetlinkMessage::DelRoute(message(route)), 0, &what).await {
+            Err(error) if error.errno() != Some(libc::ESRCH) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The unicast routes of the main table.
+    pub(super) async fn routes(&self) -> Result<Vec<ObservedRoute>, NetError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.attributes.push(RouteAttribute::Table(RouteHeader::RT_TABLE_MAIN.into()));
+            let replies = self.dump(RouteNetlinkMessage::GetRoute(message), "list the routes").await?;
+            routes.extend(replies.into_iter().filter_map(|reply| route_of(&reply)));
+        }
+        Ok(routes)
+    }
+}
+
+fn message(route: NodeRoute) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: if route.destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },
+        destination_prefix_length: route.destination.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::from(NODE_ROUTE_PROTOCOL),
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(route.destination.ip().into()),
+        RouteAttribute::Gateway(route.via.into()),
+    ];
+    message
+}
+
+fn route_of(reply: &RouteNetlinkMessage) -> Option<ObservedRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = reply else { return None };
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let is_v4 = header.address_family == AddressFamily::Inet;
+    let mut destination = if is_v4 { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
+    let (mut via, mut ifindex, mut priority) = (None, 0, 0);
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(address) = attribute {
+            destination = address_of(address)?;
+        } else if let RouteAttribute::Gateway(address) = attribute {
+            via = address_of(address);
+        } else if let RouteAttribute::Oif(index) = attribute {
+            ifindex = *index;
+        } else if let RouteAttribute::Priority(value) = attribute {
+            priority = *value;
+        }
+    }
+    let destination = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
+    Some(ObservedRoute { destination, via, ifindex, protocol: header.protocol.into(), priority })
+}
+
+fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(v4) = address {
+        Some((*v4).into())
+    } else if let RouteAddress::Inet6(v6) = address {
+        Some((*v6).into())
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOREIGN: u8 = 4;
+
+    fn wanted(destination: &str, via: &str) -> NodeRoute {
+        NodeRoute { destination: destination.parse().unwrap(), via: via.parse().unwrap() }
+    }
+
+    fn observed(destination: &str, via: &str, protocol: u8) -> ObservedRoute {
+        let NodeRoute { destination, via } = wanted(destination, via);
+        ObservedRoute { destination, via: Some(via), ifindex: 2, protocol, priority: 0 }
+    }
+
+    const A: (&str, &str) = ("10.1.0.0/24", "192.0.2.1");
+
+    #[test]
+    fn what_is_right_is_left_alone_whoever_made_it() {
+        for protocol in [NODE_ROUTE_PROTOCOL, FOREIGN] {
+            assert_eq!(plan(&[wanted(A.0, A.1)], &[observed(A.0, A.1, protocol)], &Scope::All), []);
+        }
+    }
+
+    #[test]
+    fn a_node_with_a_new_address_gets_its_route_replaced() {
+        let moved = wanted(A.0, "192.0.2.9");
+        let ours = observed(A.0, A.1, NODE_ROUTE_PROTOCOL);
+        assert_eq!(plan(&[moved], &[ours], &Scope::All), [Step::Replace(moved)]);
+    }
+
+    #[test]
+    fn a_foreign_route_is_never_replaced_or_removed() {
+        let foreign = observed(A.0, A.1, FOREIGN);
+        let moved = wanted(A.0, "192.0.2.9");
+        assert_eq!(
+            plan(&[moved], &[foreign], &Scope::All),
+            [Step::Add(moved)],
+            "the kernel refuses the duplicate"
+        );
+        assert_eq!(plan(&[], &[foreign], &Scope::All), []);
+    }
+
+    #[test]
+    fn routes_of_unknown_nodes_stay_until_all_nodes_are_known() {
+        let ours = observed(A.0, A.1, NODE_ROUTE_PROTOCOL);
+        assert_eq!(plan(&[], &[ours], &Scope::Destinations(Vec::new())), []);
+        let removed = [Step::Remove(wanted(A.0, A.1))];
+        assert_eq!(plan(&[], &[ours], &Scope::Destinations(vec![ours.destination])), removed);
+        assert_eq!(plan(&[], &[ours], &Scope::All), removed);
+    }
+}

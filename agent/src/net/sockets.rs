@@ -1,0 +1,251 @@
+//! UDP sockets of this host, by `sock_diag`: found by their peer, and destroyed when the peer is a dead backend.
+//!
+//! Blocking. Sees the sockets of the agent's own network namespace only: pods are balanced per packet.
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+
+/// `struct nlmsghdr`.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+}
+
+/// `struct inet_diag_sockid`. Ports and addresses as on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct SocketId {
+    local_port: [u8; 2],
+    remote_port: [u8; 2],
+    local: [u8; 16],
+    remote: [u8; 16],
+    ifindex: u32,
+    cookie: [u32; 2],
+}
+
+/// `struct inet_diag_req_v2`.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct DiagRequest {
+    family: u8,
+    protocol: u8,
+    extensions: u8,
+    pad: u8,
+    states: u32,
+    id: SocketId,
+}
+
+/// The first part of `struct inet_diag_msg`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct DiagMessage {
+    family: u8,
+    state: u8,
+    timer: u8,
+    retransmissions: u8,
+    id: SocketId,
+}
+
+/// A connected UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpSocket {
+    pub cookie: u64,
+    pub local: SocketAddr,
+    /// What the socket is connected to; for a service, the backend that was chosen.
+    pub remote: SocketAddr,
+    family: u8,
+    id: SocketId,
+}
+
+/// Why sockets could not be found or destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketsError {
+    #[error("cannot list the UDP sockets of this host")]
+    List(#[source] io::Error),
+    #[error("cannot destroy the UDP socket {local} that is connected to the dead backend {remote}")]
+    Destroy {
+        local: SocketAddr,
+        remote: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Destroyed {
+    pub count: usize,
+    pub errors: Vec<SocketsError>,
+}
+
+/// Destroys the connected UDP sockets that match: their owners get `ECONNABORTED` and connect again.
+///
+/// # Errors
+/// If the sockets cannot be listed. One that cannot be destroyed is in the result; the rest is done.
+pub fn destroy_udp(matches: impl FnMut(&UdpSocket) -> bool) -> Result<Destroyed, SocketsError> {
+    let mut diag = SockDiag::open().map_err(SocketsError::List)?;
+    let mut destroyed = Destroyed::default();
+    for socket in diag.connected_udp().map_err(SocketsError::List)?.into_iter().filter(matches) {
+        let UdpSocket { local, remote, .. } = socket;
+        match diag.destroy(&socket) {
+            Ok(()) => destroyed.count += 1,
+            // Closed in the meantime.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(source) => destroyed.errors.push(SocketsError::Destroy { local, remote, source }),
+        }
+    }
+    Ok(destroyed)
+}
+
+struct SockDiag {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl SockDiag {
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&NetlinkAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    fn connected_udp(&mut self) -> io::Result<Vec<UdpSocket>> {
+        let mut sockets = Vec::new();
+        for family in [family_number(libc::AF_INET), family_number(libc::AF_INET6)] {
+            let request = DiagRequest {
+                family,
+                protocol: dataplane_common::net::proto::UDP,
+                states: u32::MAX,
+                ..DiagRequest::default()
+            };
+            let payloads = self.exchange(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request)?;
+            sockets.extend(payloads.iter().filter_map(|payload| socket_of(payload)));
+        }
+        Ok(sockets)
+    }
+
+    fn destroy(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        let request = DiagRequest {
+            family: socket.family,
+            protocol: dataplane_common::net::proto::UDP,
+            states: u32::MAX,
+            id: socket.id,
+            ..DiagRequest::default()
+        };
+        self.exchange(SOCK_DESTROY, NLM_F_ACK, &request).map(drop)
+    }
+
+    fn exchange(&mut self, kind: u16, flags: u16, request: &DiagRequest) -> io::Result<Vec<Vec<u8>>> {
+        self.sequence += 1;
+        let length =
+            u32::try_from(size_of::<Header>() + size_of::<DiagRequest>()).map_err(io::Error::other)?;
+        let header = Header { length, kind, flags: NLM_F_REQUEST | flags, sequence: self.sequence, port: 0 };
+        self.socket.send(&[header.as_bytes(), request.as_bytes()].concat(), 0)?;
+        let mut payloads = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while let Ok((header, _)) = Header::read_from_prefix(rest) {
+                let length = usize::try_from(header.length).map_err(io::Error::other)?;
+                let message = rest.get(size_of::<Header>()..length).ok_or(io::ErrorKind::InvalidData)?;
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if header.sequence != self.sequence {
+                    continue;
+                }
+                match header.kind {
+                    NLMSG_DONE => return Ok(payloads),
+                    NLMSG_ERROR => {
+                        let (code, _) =
+                            i32::read_from_prefix(message).map_err(|_| io::ErrorKind::InvalidData)?;
+                        return if code == 0 {
+                            Ok(payloads)
+                        } else {
+                            Err(io::Error::from_raw_os_error(-code))
+                        };
+                    }
+                    _ => payloads.push(message.to_vec()),
+                }
+            }
+        }
+    }
+}
+
+fn family_number(family: libc::c_int) -> u8 {
+    u8::try_from(family).expect("address families are small numbers")
+}
+
+fn socket_of(payload: &[u8]) -> Option<UdpSocket> {
+    let (message, _) = DiagMessage::read_from_prefix(payload).ok()?;
+    let id = message.id;
+    let address = |bytes: [u8; 16]| {
+        if i32::from(message.family) == libc::AF_INET {
+            IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+        } else {
+            // Sockets of both families show IPv4 peers as mapped addresses.
+            Ipv6Addr::from(bytes).to_canonical()
+        }
+    };
+    let local = SocketAddr::new(address(id.local), u16::from_be_bytes(id.local_port));
+    let remote = SocketAddr::new(address(id.remote), u16::from_be_bytes(id.remote_port));
+    let cookie = u64::from(id.cookie[0]) | (u64::from(id.cookie[1]) << 32);
+    (remote.port() != 0).then_some(UdpSocket { cookie, local, remote, family: message.family, id })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket as StdSocket;
+
+    use super::*;
+
+    fn connected(local: &str, remote: SocketAddr) -> StdSocket {
+        let socket = StdSocket::bind(local).unwrap();
+        socket.connect(remote).unwrap();
+        socket
+    }
+
+    #[test]
+    fn the_layouts_are_the_kernels() {
+        assert_eq!((size_of::<SocketId>(), size_of::<DiagRequest>(), size_of::<DiagMessage>()), (48, 56, 52));
+        assert_eq!(DiagRequest::default().as_bytes(), [0; 56]);
+    }
+
+    #[test]
+    fn connected_sockets_of_both_families_are_found_by_their_peer() {
+        for (bind, server) in
+            [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")]
+        {
+            let server = StdSocket::bind(server).unwrap();
+            let remote = server.local_addr().unwrap();
+            let mapped = match remote.ip() {
+                IpAddr::V4(v4) if bind.starts_with('[') => {
+                    SocketAddr::new(v4.to_ipv6_mapped().into(), remote.port())
+                }
+                IpAddr::V4(_) | IpAddr::V6(_) => remote,
+            };
+            let client = connected(bind, mapped);
+            let sockets = SockDiag::open().unwrap().connected_udp().unwrap();
+            let found: Vec<_> = sockets.iter().filter(|socket| socket.remote == remote).collect();
+            assert_eq!(found.len(), 1, "{bind} to {remote}: {sockets:?}");
+            assert_eq!(found[0].local.port(), client.local_addr().unwrap().port());
+            assert_ne!(found[0].cookie, 0);
+        }
+    }
+}

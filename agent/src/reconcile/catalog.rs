@@ -1,0 +1,75 @@
+//! The names behind the numbers in the maps, for the CLI, which must work with the agent dead.
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use agent_core::{
+    catalog::{FILE_NAME, catalog},
+    state::ClusterState,
+};
+
+use crate::health::Problems;
+
+/// Time between two writes: the catalog names everything, so it must not be written for each of many changes.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What problems with the file are filed under.
+const SUBJECT: &str = "catalog";
+
+/// `catalog.json` in the runtime directory.
+#[derive(Debug)]
+pub(super) struct CatalogFile {
+    path: PathBuf,
+    node_name: String,
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl CatalogFile {
+    pub(super) fn new(runtime_dir: &Path, node_name: &str) -> Self {
+        Self { path: runtime_dir.join(FILE_NAME), node_name: node_name.to_owned(), last: None, due: None }
+    }
+
+    /// When the file is to be written; `None` when it is up to date.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Names may change with the maps: writes the file now, so that no number in the maps is ever without a name,
+    /// or a moment later, when it was written just before.
+    pub(super) fn changed(&mut self, state: &ClusterState, problems: &Problems) {
+        let now = Instant::now();
+        self.due.get_or_insert_with(|| self.last.map_or(now, |last| last + PAUSE));
+        self.write_if_due(state, now, problems);
+    }
+
+    /// Writes the file when it is time.
+    pub(super) fn write_if_due(&mut self, state: &ClusterState, now: Instant, problems: &Problems) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.due = None;
+        self.last = Some(now);
+        match self.write(state) {
+            Ok(()) => problems.resolve(SUBJECT),
+            Err(error) => {
+                self.due = Some(now + PAUSE);
+                let path = self.path.display();
+                problems.report(
+                    SUBJECT,
+                    &format!("cannot write {path}, so the CLI shows numbers for names: {error}"),
+                );
+            }
+        }
+    }
+
+    /// Replaces the file: a reader sees the old one or the new one, whole.
+    fn write(&mut self, state: &ClusterState) -> io::Result<()> {
+        let content = serde_json::to_vec(&catalog(state, &self.node_name))?;
+        let partial = self.path.with_extension("json.partial");
+        fs::write(&partial, &content)?;
+        fs::rename(&partial, &self.path)
+    }
+}

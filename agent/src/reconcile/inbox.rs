@@ -1,0 +1,113 @@
+//! What reaches the reconciler, in waves: whatever waits at one moment is taken in together, before the maps are
+//! brought up to date once.
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    cni_server::{CniEvent, NodeNetwork},
+    k8s::source::Event,
+};
+
+/// Inputs of one wave, at most.
+const MAX_WAVE: usize = 1024;
+
+/// The reconciler's ends of the channels.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) source: mpsc::Receiver<Event>,
+    pub(crate) cni: mpsc::Receiver<CniEvent>,
+    pub(crate) node: watch::Sender<NodeNetwork>,
+}
+
+/// What somebody sent.
+#[derive(Debug)]
+pub(super) enum Input {
+    Source(Event),
+    Cni(CniEvent),
+}
+
+impl Inbox {
+    /// Waits for an input, but not longer than until `due`, and takes everything that waits then. `None` when the
+    /// source or the CNI server is gone.
+    pub(super) async fn wave(&mut self, due: Option<Instant>) -> Option<Vec<Input>> {
+        let timer = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut wave = Vec::new();
+        tokio::select! {
+            event = self.source.recv() => wave.push(Input::Source(event?)),
+            event = self.cni.recv() => wave.push(Input::Cni(event?)),
+            () = timer => {}
+        }
+        while wave.len() < MAX_WAVE
+            && let Some(input) = self.waiting()
+        {
+            wave.push(input);
+        }
+        Some(wave)
+    }
+
+    fn waiting(&mut self) -> Option<Input> {
+        let event = self.source.try_recv().ok().map(Input::Source);
+        event.or_else(|| self.cni.try_recv().ok().map(Input::Cni))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::k8s::source::Batch;
+
+    fn inbox(queue: usize) -> (mpsc::Sender<Event>, mpsc::Sender<CniEvent>, Inbox) {
+        let (events, source) = mpsc::channel(queue);
+        let (cni_events, cni) = mpsc::channel(queue);
+        let (node, _) = watch::channel(NodeNetwork::default());
+        (events, cni_events, Inbox { source, cni, node })
+    }
+
+    fn event() -> Event {
+        Event { seen: Instant::now(), batch: Batch::default() }
+    }
+
+    #[tokio::test]
+    async fn a_burst_from_both_sides_is_one_wave() {
+        let (events, cni_events, mut inbox) = inbox(8);
+        for _ in 0..3 {
+            events.try_send(event()).unwrap();
+            cni_events.try_send(CniEvent::Status { reply: oneshot::channel().0 }).unwrap();
+        }
+        assert_eq!(inbox.wave(None).await.map(|wave| wave.len()), Some(6));
+    }
+
+    #[tokio::test]
+    async fn a_flood_does_not_keep_the_maps_waiting() {
+        let (events, _cni_events, mut inbox) = inbox(MAX_WAVE + 1);
+        for _ in 0..=MAX_WAVE {
+            events.try_send(event()).unwrap();
+        }
+        assert_eq!(inbox.wave(None).await.map(|wave| wave.len()), Some(MAX_WAVE));
+        assert_eq!(inbox.wave(None).await.map(|wave| wave.len()), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_timer_ends_the_wait_with_an_empty_wave() {
+        let (_events, _cni_events, mut inbox) = inbox(1);
+        let due = Instant::now() + Duration::from_millis(1);
+        assert_eq!(inbox.wave(Some(due)).await.map(|wave| wave.len()), Some(0));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_either_side_ends_the_waves() {
+        let (events, _cni_events, mut inbox) = inbox(1);
+        drop(events);
+        assert!(inbox.wave(None).await.is_none());
+    }
+}

@@ -1,0 +1,322 @@
+//! The loop: coalesce → apply to the state → render → plan → apply to the maps → report.
+//!
+//! One task owns the state, the maps and the programs. Everybody else sends it events and requests.
+mod attachments;
+mod catalog;
+mod inbox;
+mod network;
+mod status;
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use agent_core::{
+    model::{Family, endpoint::Endpoint, node::Node},
+    plan,
+    problem::ProblemLog,
+    render::{self, NodeConfig},
+    state::{Changed, ClusterState},
+    update::{Change, Update},
+};
+
+pub(crate) use self::inbox::Inbox;
+use self::{attachments::Attachments, catalog::CatalogFile, inbox::Input, network::Network};
+use crate::{
+    backoff::Backoff,
+    cni_server::{CniEvent, NodeNetwork},
+    config::Config,
+    dataplane::{ApplyReport, Dataplane},
+    health::Problems,
+    k8s::source::{Event, OpenProblems},
+    net::Netlink,
+    report::Report,
+    telemetry::chain,
+};
+
+/// Time between two releases of backend slots that nobody uses any more. Programs run for microseconds.
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// What pods get without an uplink that says otherwise.
+const ETHERNET_MTU: u32 = 1500;
+
+/// The owner of everything.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    state: ClusterState,
+    node: NodeConfig,
+    dataplane: Dataplane,
+    network: Network,
+    attachments: Attachments,
+    catalog: CatalogFile,
+    /// This node's object, as the uplinks were chosen by.
+    own: Option<Node>,
+    uplinks_chosen: bool,
+    mtu: Option<u32>,
+    /// Dirty scopes.
+    pending: Changed,
+    /// Scopes that could not be written, to be tried again when `backoff` says so.
+    failed: Changed,
+    backoff: Backoff,
+    was_synced: bool,
+    /// When the changes that are not in the maps yet were seen.
+    unprogrammed: Vec<Instant>,
+    /// When slots are to be released next, and how often still.
+    release: Option<(Instant, u8)>,
+    objects: OpenProblems,
+    conflicts: ProblemLog,
+    problems: Problems,
+    report: Report,
+    source: String,
+}
+
+impl Reconciler {
+    pub(crate) fn new(config: &Config, dataplane: Dataplane, netlink: Netlink, problems: Problems) -> Self {
+        Self {
+            state: ClusterState::default(),
+            node: NodeConfig { node_name: config.node_name.clone(), uplink_v4: None, uplink_v6: None },
+            dataplane,
+            network: Network::new(netlink, config.uplink.clone(), problems.clone()),
+            attachments: Attachments::default(),
+            catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
+            own: None,
+            uplinks_chosen: false,
+            mtu: None,
+            pending: Changed::default(),
+            failed: Changed::default(),
+            backoff: Backoff::default(),
+            was_synced: false,
+            unprogrammed: Vec::new(),
+            release: None,
+            objects: OpenProblems::default(),
+            conflicts: ProblemLog::default(),
+            problems,
+            report: Report::new(),
+            source: config.source().to_string(),
+        }
+    }
+
+    /// Takes over an endpoint of the run before. Its entries stay as they are until every kind is in sync.
+    pub(crate) fn restore(&mut self, endpoint: Endpoint) {
+        if let Err(error) = self.dataplane.attach(&endpoint) {
+            self.problems.report(&subject(&endpoint), &chain(&error));
+        }
+        self.update(Update::Endpoint(Change::Apply(endpoint)));
+    }
+
+    /// Deletes the flows of endpoints that are in the maps and were not restored. Their entries go with the first
+    /// plan.
+    pub(crate) fn forget_others(&self, in_maps: &[IpAddr]) {
+        let lives = |addr: &IpAddr| self.state.endpoints().any(|endpoint| endpoint.ips.contains(addr));
+        self.dataplane.forget(in_maps.iter().copied().filter(|addr| !lives(addr)).collect());
+    }
+
+    /// Runs until the other ends are gone.
+    pub(crate) async fn run(mut self, mut inbox: Inbox) {
+        loop {
+            let release = self.release.map(|(due, _)| due);
+            let timers = [self.backoff.due(), release, self.catalog.due(), self.network.due()];
+            let Some(wave) = inbox.wave(timers.into_iter().flatten().min()).await else { return };
+            for input in wave {
+                match input {
+                    Input::Source(event) => self.take_event(event),
+                    Input::Cni(event) => self.take_cni_event(event),
+                }
+            }
+            self.follow_own_node().await;
+            self.reconcile().await;
+            self.tell_node(&inbox);
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let revision = self.state.revision();
+        for update in event.batch.updates {
+            self.update(update);
+        }
+        for report in event.batch.reports {
+            self.objects.record(report);
+        }
+        if self.state.revision() != revision {
+            self.unprogrammed.push(event.seen);
+        }
+    }
+
+    fn take_cni_event(&mut self, event: CniEvent) {
+        match event {
+            CniEvent::Attach { endpoint, done } => {
+                tracing::info!("attaching {} of pod {}", endpoint.host_ifname, endpoint.pod);
+                match self.dataplane.attach(&endpoint) {
+                    Ok(()) => {
+                        self.attachments.wait(endpoint.attachment.clone(), done);
+                        self.update(Update::Endpoint(Change::Apply(endpoint)));
+                    }
+                    Err(error) => attachments::refuse(done, &endpoint, &error),
+                }
+            }
+            CniEvent::Detach { attachment, done } => {
+                let endpoint =
+                    self.state.endpoints().find(|endpoint| endpoint.attachment == attachment).cloned();
+                if let Some(endpoint) = &endpoint {
+                    tracing::info!("detaching {} of pod {}", endpoint.host_ifname, endpoint.pod);
+                }
+                self.attachments.leave(endpoint, done);
+                self.update(Update::Endpoint(Change::Delete(attachment)));
+            }
+            CniEvent::Status { reply } => {
+                // Who asked may be gone.
+                let _unheard = reply.send(self.status());
+            }
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        self.pending.extend(self.state.apply(update));
+    }
+
+    /// Chooses the uplinks when this node's object is known, and again when it changes. Comes before the first
+    /// rendering: without uplinks every route would go.
+    async fn follow_own_node(&mut self) {
+        let own = self.state.node(&self.node.node_name);
+        let is_due = self.network.due().is_some_and(|due| due <= Instant::now());
+        if !self.state.is_synced() || (self.own.as_ref() == own && self.uplinks_chosen && !is_due) {
+            return;
+        }
+        self.own = own.cloned();
+        let addresses = self.own.as_ref().map(|node| node.addresses.clone()).unwrap_or_default();
+        let cidrs = self.own.iter().flat_map(|node| &node.pod_cidrs);
+        let families: Vec<Family> = cidrs.map(|cidr| Family::of(cidr.network())).collect();
+        let before = self.node.clone();
+        let has_peers = self.state.nodes().len() > 1;
+        match self.network.find_uplinks(&addresses, &families, has_peers, &mut self.node).await {
+            Ok(mtu) => self.mtu = mtu,
+            // Reported, and tried again.
+            Err(_) => return,
+        }
+        self.uplinks_chosen = true;
+        if self.node != before {
+            let NodeConfig { uplink_v4, uplink_v6, .. } = self.node;
+            tracing::info!("uplinks: IPv4 {uplink_v4:?}, IPv6 {uplink_v6:?}");
+            self.pending.extend(self.every_route());
+        }
+    }
+
+    fn every_route(&self) -> Changed {
+        let routes = self.state.nodes().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+        Changed { routes, ..Changed::default() }
+    }
+
+    /// Brings the maps up to date, and tells those who waited for it.
+    async fn reconcile(&mut self) {
+        let now = Instant::now();
+        if self.backoff.due().is_some_and(|due| due <= now) {
+            self.pending.extend(std::mem::take(&mut self.failed));
+        }
+        let (mut routes_changed, mut is_complete) = (false, true);
+        while !self.pending.is_empty() && self.uplinks_chosen {
+            let changed = std::mem::take(&mut self.pending);
+            routes_changed |= changed.everything || !changed.routes.is_empty();
+            is_complete = self.program(&changed);
+            if is_complete {
+                // What the step to this state needed goes in a plan of its own.
+                self.pending = self.state.tidy();
+            }
+        }
+        if self.uplinks_chosen && is_complete {
+            self.note_latencies();
+        }
+        self.release_slots(now);
+        self.catalog.write_if_due(&self.state, now, &self.problems);
+        self.attachments.settle(&self.state, &self.dataplane, &self.problems);
+        if routes_changed {
+            self.network.sync_routes(&render::render(&self.state, &self.node, &self.every_route())).await;
+        }
+    }
+
+    /// Makes the maps hold the dirty scopes. Whether they do.
+    fn program(&mut self, changed: &Changed) -> bool {
+        let _span = tracing::info_span!("revision", number = self.state.revision()).entered();
+        let desired = render::render(&self.state, &self.node, changed);
+        let plan = plan::plan(&desired, self.dataplane.observed());
+        for problem in self.conflicts.record(&desired, &plan) {
+            tracing::warn!("{problem}");
+        }
+        self.catalog.changed(&self.state, &self.problems);
+        let unplaced = plan.unplaced.clone();
+        let (writes, deletes) = (plan.upserts(), plan.deletes());
+        let start = Instant::now();
+        let report = self.dataplane.apply(plan);
+        if writes + deletes > 0 {
+            let took = start.elapsed();
+            tracing::info!(
+                "{} of {writes} entries written, {} deleted, in {took:?}",
+                report.written,
+                report.deleted
+            );
+        }
+        self.note(&report);
+        let mut failed = unplaced;
+        if !report.is_complete() {
+            failed.extend(changed.clone());
+        }
+        if report.deleted > 0 {
+            // There may be room now for what did not fit.
+            self.backoff.hurry(start);
+        }
+        if !failed.is_empty() {
+            self.failed.extend(failed);
+            self.backoff.failed(start);
+        } else if self.failed.is_empty() {
+            self.backoff.succeeded();
+        }
+        report.is_complete()
+    }
+
+    fn note(&mut self, report: &ApplyReport) {
+        self.report.written += report.written;
+        self.report.deleted += report.deleted;
+        if report.services_changed {
+            self.release = Some((Instant::now() + RELEASE, 2));
+        }
+        if report.is_complete() {
+            self.problems.resolve("maps");
+            return;
+        }
+        let failures: Vec<String> = report.failures.iter().map(|error| chain(error)).collect();
+        let isolated = match report.isolated {
+            0 => String::new(),
+            pods => format!("; {pods} pods are cut off until their policy can be written"),
+        };
+        self.problems.report("maps", &format!("{}{isolated}; trying again", failures.join("; ")));
+    }
+
+    fn note_latencies(&mut self) {
+        let was_synced = std::mem::replace(&mut self.was_synced, true);
+        self.report.revision = self.state.revision();
+        // The first lists tell how long the start took, not how long a change takes.
+        for seen in self.unprogrammed.drain(..).filter(|_| was_synced) {
+            self.report.programmed(seen.elapsed());
+        }
+    }
+
+    fn release_slots(&mut self, now: Instant) {
+        if let Some((_, times)) = self.release.filter(|(due, _)| *due <= now) {
+            self.dataplane.observed_mut().release_quarantined();
+            self.release = (times > 1).then(|| (now + RELEASE, times - 1));
+        }
+    }
+
+    /// Tells the CNI server what the cluster says of this node.
+    fn tell_node(&self, inbox: &Inbox) {
+        let node = self.state.node(&self.node.node_name);
+        let pod_cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        let network = NodeNetwork { pod_cidrs, mtu: self.mtu.unwrap_or(ETHERNET_MTU) };
+        inbox.node.send_if_modified(|known| std::mem::replace(known, network.clone()) != network);
+    }
+}
+
+/// What a problem of an endpoint is filed under.
+fn subject(endpoint: &Endpoint) -> String {
+    format!("pod {}", endpoint.pod)
+}

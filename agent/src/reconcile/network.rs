@@ -1,0 +1,143 @@
+//! What the host's own network needs besides the maps: uplinks, forwarding, and routes to the pods of other nodes
+//! for packets that the host's stack sends.
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use agent_core::{
+    model::Family,
+    render::{Desired, NodeConfig},
+};
+
+use crate::{
+    health::Problems,
+    net::{
+        NetError, Netlink,
+        link::Link,
+        route::{NodeRoute, Scope},
+        sysctl::Sysctls,
+    },
+    telemetry::chain,
+};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// When an uplink that was not there is looked for again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What problems with the uplinks are filed under.
+const SUBJECT: &str = "uplink";
+
+/// The host's network.
+#[derive(Debug)]
+pub(super) struct Network {
+    netlink: Netlink,
+    sysctls: Sysctls,
+    /// `--uplink`.
+    wanted: Option<String>,
+    problems: Problems,
+    retry: Option<Instant>,
+}
+
+impl Network {
+    pub(super) fn new(netlink: Netlink, wanted: Option<String>, problems: Problems) -> Self {
+        Self { netlink, sysctls: Sysctls::default(), wanted, problems, retry: None }
+    }
+
+    /// When to look again; `None` when nothing is missing.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Finds the uplinks, and makes the host forward what it needs to. Returns the largest MTU that fits all of
+    /// them, when there is one.
+    pub(super) async fn find_uplinks(
+        &mut self,
+        addresses: &[IpAddr],
+        pod_families: &[Family],
+        has_peers: bool,
+        node: &mut NodeConfig,
+    ) -> Result<Option<u32>, NetError> {
+        self.retry = Some(Instant::now() + RETRY);
+        let mut mtu = None;
+        for family in FAMILIES {
+            let link = self.uplink(family, addresses).await.inspect_err(|error| {
+                self.problems.report(SUBJECT, &chain(error));
+            })?;
+            if pod_families.contains(&family) {
+                self.forward(family, link.as_ref());
+            }
+            mtu = link.iter().map(|link| link.mtu).chain(mtu).min();
+            let index = link.map(|link| link.index);
+            match family {
+                Family::V4 => node.uplink_v4 = index,
+                Family::V6 => node.uplink_v6 = index,
+            }
+        }
+        if node.uplink_v4.or(node.uplink_v6).is_some() {
+            self.problems.resolve(SUBJECT);
+            self.retry = None;
+            return Ok(mtu);
+        }
+        // A node alone needs none.
+        if has_peers || self.wanted.is_some() {
+            let sentence = self.wanted.as_ref().map_or_else(
+                || {
+                    "no interface has an address of this node or a default route; name one with --uplink"
+                        .to_owned()
+                },
+                |name| format!("there is no interface {name}; correct --uplink"),
+            );
+            self.problems.report(SUBJECT, &sentence);
+        }
+        Ok(mtu)
+    }
+
+    async fn uplink(&self, family: Family, addresses: &[IpAddr]) -> Result<Option<Link>, NetError> {
+        match &self.wanted {
+            Some(name) => self.netlink.link(name).await,
+            None => self.netlink.uplink(family, addresses).await,
+        }
+    }
+
+    fn forward(&self, family: Family, uplink: Option<&Link>) {
+        let subject = format!("forwarding of {family:?}");
+        match self.sysctls.ensure_forwarding(family, uplink.map(|link| link.name.as_str())) {
+            Ok(changed) => {
+                if changed {
+                    tracing::info!("switched on forwarding of {family:?}");
+                }
+                self.problems.resolve(&subject);
+            }
+            Err(error) => self.problems.report(&subject, &chain(&error)),
+        }
+    }
+
+    /// Makes the host's routes those of a rendering that holds every route.
+    pub(super) async fn sync_routes(&self, desired: &Desired) {
+        let routes: Vec<NodeRoute> = desired
+            .routes
+            .iter()
+            .filter_map(|(destination, route)| Some((destination, route.as_ref()?)))
+            .map(|(destination, route)| NodeRoute { destination: *destination, via: route.next_hop })
+            .collect();
+        match self.netlink.sync_node_routes(&routes, &Scope::All).await {
+            Ok(report) if report.errors.is_empty() => {
+                if report.written + report.removed > 0 {
+                    tracing::info!(
+                        "{} routes to other nodes set, {} removed",
+                        report.written,
+                        report.removed
+                    );
+                }
+                self.problems.resolve("routes");
+            }
+            Ok(report) => {
+                let errors: Vec<String> = report.errors.iter().map(|error| chain(error)).collect();
+                self.problems.report("routes", &errors.join("; "));
+            }
+            Err(error) => self.problems.report("routes", &chain(&error)),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Starting and stopping.
+use anyhow::{Context as _, Result};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    cni_server::{CniServer, NodeNetwork, Options},
+    config::Config,
+    dataplane::Dataplane,
+    health::Problems,
+    ipam::Living,
+    k8s::source,
+    net::Netlink,
+    reconcile::{Inbox, Reconciler},
+};
+
+/// Events that wait to be taken in, before their senders wait.
+const QUEUE: usize = 256;
+
+/// Runs the agent until it is told to stop. It leaves the kernel as it is.
+///
+/// # Errors
+/// When the machine cannot run it, or the source cannot be used.
+pub fn run(config: &Config) -> Result<()> {
+    tracing::info!("millrace-agent {} on node {}", env!("CARGO_PKG_VERSION"), config.node_name);
+    let problems = Problems::default();
+    let dataplane = Dataplane::open(config, &problems)?;
+    // One thread for the reconciler, which may be busy for a while, and one for everybody else.
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(serve(config, dataplane, problems))
+}
+
+async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let netlink = Netlink::open()?;
+    let living =
+        Living { interfaces: netlink.pod_interfaces().await?, pinned: dataplane.endpoint_addresses()? };
+    let options =
+        Options::new(config.node_name.clone(), config.runtime_dir.clone(), config.state_dir.clone());
+    let server = CniServer::open(options, &living)?;
+
+    let mut reconciler = Reconciler::new(config, dataplane, netlink.clone(), problems);
+    for endpoint in server.endpoints() {
+        reconciler.restore(endpoint);
+    }
+    reconciler.forget_others(&living.pinned);
+    let (events, from_source) = mpsc::channel(QUEUE);
+    let (cni_events, from_cni) = mpsc::channel(QUEUE);
+    let (node, node_of_server) = watch::channel(NodeNetwork::default());
+    let inbox = Inbox { source: from_source, cni: from_cni, node };
+    let mut reconciling = tokio::spawn(reconciler.run(inbox));
+    let mut serving = tokio::spawn(server.run(cni_events, node_of_server, netlink));
+    let source = config.source();
+
+    let outcome = tokio::select! {
+        ended = source::run(&source, events) => ended.context("cannot use the source of the cluster"),
+        ended = &mut reconciling => ended.context("the reconciler failed"),
+        ended = &mut serving => ended.context("the CNI server failed"),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    tracing::info!("stopping; maps, programs and links stay in the kernel");
+    outcome
+}

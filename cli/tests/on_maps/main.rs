@@ -1,0 +1,6 @@
+//! The real command on real pinned maps. Needs root.
+mod catalog;
+mod listing;
+mod node;
+mod refusal;
+mod why;

@@ -1,0 +1,85 @@
+//! What the command says when it cannot do its work.
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+};
+
+use bpf_maps::Map;
+use dataplane_common::{
+    ABI_VERSION,
+    maps::{MapId, MapSpec},
+};
+
+use crate::node::{Node, Ran};
+
+/// Runs a command that must fail with one message, and returns it.
+fn complaint(node: &Node, arguments: &[&str]) -> String {
+    let ran = node.run(arguments);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
+    ran.stderr
+}
+
+#[test]
+fn a_node_without_millrace_says_so() {
+    let node = Node::bare();
+    let expected = format!(
+        "millrace: Millrace is not installed on this node: there are no maps in {}. Start the agent, or name its \
+         bpffs with --bpffs\n",
+        node.dir.maps_dir().display()
+    );
+    assert_eq!(complaint(&node, &["status"]), expected);
+}
+
+#[test]
+fn a_directory_that_is_no_bpffs_is_named_with_the_remedy() {
+    let node = Node::bare();
+    let plain = node.runtime_dir();
+    let plain = plain.display();
+    let expected = format!("millrace: {plain} is not a bpffs: mount -t bpf bpf {plain}\n");
+    assert_eq!(complaint(&node, &["status", "--bpffs", &plain.to_string()]), expected);
+}
+
+#[test]
+fn maps_of_another_version_are_not_read() {
+    let node = Node::empty();
+    node.write(MapId::META, &0_u32.to_ne_bytes(), &(ABI_VERSION + 1).to_ne_bytes());
+    let complaint = complaint(&node, &["status"]);
+    assert!(complaint.contains(&format!("are of ABI version {}", ABI_VERSION + 1)), "{complaint}");
+}
+
+#[test]
+fn one_map_of_another_layout_does_not_hide_the_others() {
+    let node = Node::with_database();
+    let path = node.dir.map_path(MapId::CT_EST_V4);
+    fs::remove_file(&path).unwrap();
+    let other = MapSpec { max_entries: 16, ..MapId::CT_EST_V4.spec() };
+    Map::create(&other).unwrap().pin(&path).unwrap();
+    let text = node.prints(&["status"]);
+    assert!(text.contains("problem:   CT_EST_V4"), "{text}");
+    assert!(text.contains("has max_entries 16, this version expects"), "{text}");
+    assert!(text.contains("\nENDPOINTS_V4 "), "{text}");
+    assert!(complaint(&node, &["conntrack", "list"]).contains("max_entries 16"));
+    assert_eq!(node.run(&["why", "10.1.0.7 -> 10.1.0.9:5432"]).code, Some(0));
+}
+
+#[test]
+fn without_root_the_command_says_that_it_needs_root() {
+    let node = Node::with_database();
+    // The binary and the temporary directory may be for root only: let everybody pass, as on a real node.
+    let binary = node.temporary.path().join("millrace");
+    fs::copy(env!("CARGO_BIN_EXE_millrace"), &binary).unwrap();
+    fs::set_permissions(node.temporary.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&binary);
+    command.args(["status", "--bpffs"]).arg(node.dir.bpffs()).uid(65_534).gid(65_534);
+    let ran: Ran = command.output().expect("run millrace").into();
+    assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+    assert!(ran.stderr.contains("run `millrace` as root"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_wrong_question_is_answered_with_the_right_form() {
+    let node = Node::bare();
+    let complaint = complaint(&node, &["why", "10.1.0.7", "-"]);
+    assert!(complaint.contains("quote the flow"), "{complaint}");
+}

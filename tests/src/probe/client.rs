@@ -1,0 +1,180 @@
+//! A test's end of a `netprobe` process.
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{ChildStdin, ChildStdout, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::wire::{Command, LoadPlan, LoadReport, Outcome, Report, Target, Transport};
+use crate::machine::{
+    binaries::binary,
+    process::{Place, Process},
+    run::Run,
+};
+
+/// A process that serves and probes from one place.
+#[derive(Debug)]
+pub struct Probe {
+    name: String,
+    // Before the process, so that it sees the end of its input and is not killed while it writes.
+    pipes: Mutex<Pipes>,
+    process: Process,
+}
+
+#[derive(Debug)]
+struct Pipes {
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Probe {
+    /// Starts a process. `name` is what its servers answer.
+    pub fn start(run: &Run, name: &str, place: Place<'_>) -> Result<Self> {
+        let mut command = std::process::Command::new(binary("netprobe")?);
+        command.args([name, &run.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if place.outlives {
+            command.arg("--outlive");
+        }
+        let mut process = Process::spawn(command, place)?;
+        let child = process.child_mut();
+        let stdin = child.stdin.take().context("standard input is piped")?;
+        let stdout = BufReader::new(child.stdout.take().context("standard output is piped")?);
+        Ok(Self { name: name.to_owned(), pipes: Mutex::new(Pipes { stdin, stdout }), process })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends an order and waits for the report.
+    fn order(&self, command: &Command) -> Result<Report> {
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = serde_json::to_string(command).context("encode an order")?;
+        line.push('\n');
+        pipes.stdin.write_all(line.as_bytes()).with_context(|| format!("order {}", self.name))?;
+        let mut answer = String::new();
+        pipes.stdout.read_line(&mut answer).with_context(|| format!("report of {}", self.name))?;
+        let report = serde_json::from_str(&answer);
+        let report = report.with_context(|| format!("{} ended: {answer:?}", self.name))?;
+        if let Report::Failed(message) = report {
+            bail!("{}: {message}", self.name);
+        }
+        Ok(report)
+    }
+
+    /// Serves on a port; the socket is bound when this returns.
+    pub fn listen(&self, transport: Transport, port: u16) -> Result<()> {
+        self.done(&Command::Listen { transport, port })
+    }
+
+    /// Stops serving on a port.
+    pub fn unlisten(&self, transport: Transport, port: u16) -> Result<()> {
+        self.done(&Command::Unlisten { transport, port })
+    }
+
+    /// Requests that the server on a port has seen.
+    pub fn served(&self, transport: Transport, port: u16) -> Result<u64> {
+        let report = self.order(&Command::Served { transport, port })?;
+        let Report::Count(count) = report else { return self.unexpected(&report) };
+        Ok(count)
+    }
+
+    /// Tries all targets at once; outcomes are in their order.
+    pub fn probe(&self, targets: &[Target], timeout: Duration) -> Result<Vec<Outcome>> {
+        let report = self.order(&Command::Probe { targets: targets.to_vec(), timeout })?;
+        let Report::Outcomes(outcomes) = report else { return self.unexpected(&report) };
+        Ok(outcomes)
+    }
+
+    /// Tries one target.
+    pub fn probe_one(&self, target: Target, timeout: Duration) -> Result<Outcome> {
+        self.probe(&[target], timeout)?.pop().context("one outcome for one target")
+    }
+
+    /// Opens a connection that stays open, and makes one request.
+    pub fn open(&self, target: Target, timeout: Duration) -> Result<(HeldConnection<'_>, Outcome)> {
+        let report = self.order(&Command::Open { target, timeout })?;
+        let Report::Opened { held, outcome } = report else { return self.unexpected(&report) };
+        Ok((HeldConnection { probe: self, held }, outcome))
+    }
+
+    /// Begins a load.
+    pub fn start_load(&self, plan: &LoadPlan) -> Result<()> {
+        self.done(&Command::StartLoad(plan.clone()))
+    }
+
+    /// Begins to send datagrams, whether or not they can be sent.
+    pub fn start_flood(&self, targets: &[SocketAddr], interval: Duration) -> Result<()> {
+        self.done(&Command::Flood { targets: targets.to_vec(), interval })
+    }
+
+    /// The counts of a running load.
+    pub fn load_so_far(&self) -> Result<LoadReport> {
+        self.load(&Command::LoadSoFar)
+    }
+
+    /// Ends a load or a flood.
+    pub fn stop_load(&self) -> Result<LoadReport> {
+        self.load(&Command::StopLoad)
+    }
+
+    /// Sends frames as they are.
+    pub fn send_frames(&self, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
+        self.done(&Command::SendFrames { interface: interface.to_owned(), frames: frames.to_vec() })
+    }
+
+    fn load(&self, command: &Command) -> Result<LoadReport> {
+        let report = self.order(command)?;
+        let Report::Load(report) = report else { return self.unexpected(&report) };
+        Ok(report)
+    }
+
+    fn done(&self, command: &Command) -> Result<()> {
+        let report = self.order(command)?;
+        if matches!(report, Report::Done) { Ok(()) } else { self.unexpected(&report) }
+    }
+
+    fn unexpected<T>(&self, report: &Report) -> Result<T> {
+        bail!("{} answered another order: {report:?}", self.name)
+    }
+}
+
+/// A connection that a process holds open; closed when dropped.
+#[derive(Debug)]
+pub struct HeldConnection<'a> {
+    probe: &'a Probe,
+    held: u32,
+}
+
+impl HeldConnection<'_> {
+    /// One request and what became of it.
+    pub fn exchange(&self, timeout: Duration) -> Result<Outcome> {
+        let report = self.probe.order(&Command::Exchange { held: self.held, timeout })?;
+        let Report::Outcomes(mut outcomes) = report else { return self.probe.unexpected(&report) };
+        outcomes.pop().context("one outcome for one request")
+    }
+
+    /// What `getpeername` says.
+    pub fn peer_name(&self) -> Result<SocketAddr> {
+        let report = self.probe.order(&Command::PeerName { held: self.held })?;
+        let Report::Address(address) = report else { return self.probe.unexpected(&report) };
+        Ok(address)
+    }
+}
+
+impl Drop for HeldConnection<'_> {
+    fn drop(&mut self) {
+        // The process may be gone, and its connections with it.
+        let _ = self.probe.order(&Command::Close { held: self.held });
+    }
+}

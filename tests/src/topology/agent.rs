@@ -1,0 +1,179 @@
+//! The agent of a node: start, ask, stop, kill.
+use std::{
+    fs::{self, OpenOptions},
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use agent_api::{API_VERSION, Envelope, Reply, Request, SOCKET_NAME, Status};
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sys::signal::Signal;
+
+use super::node::{Node, UPLINK};
+use crate::{
+    eventually::{PATIENCE, eventually},
+    machine::{
+        binaries::binary,
+        process::{Place, Process},
+    },
+};
+
+/// How long an agent may take to load its programs and read its manifests.
+const START: Duration = Duration::from_secs(30);
+
+/// What an agent is allowed (capabilities(7)): `CAP_NET_ADMIN`, `CAP_PERFMON`, `CAP_BPF`.
+const CAPABILITIES: &[u8] = &[12, 38, 39];
+
+/// A running agent.
+#[derive(Debug)]
+pub(super) struct Running {
+    process: Process,
+}
+
+/// How to start an agent.
+#[derive(Clone, Debug, Default)]
+pub struct AgentOptions {
+    /// Options after the usual ones; the last one of a name wins.
+    pub arguments: Vec<String>,
+}
+
+/// An agent that ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// What it logged since its start.
+    pub log: String,
+}
+
+impl Node {
+    /// Where the agent logs.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.folder.join("agent.log")
+    }
+
+    /// Starts the agent and waits until it has programmed the cluster.
+    pub fn start_agent(&self) -> Result<()> {
+        self.spawn_agent(&AgentOptions::default())?;
+        self.await_agent()
+    }
+
+    /// Starts the agent.
+    pub fn spawn_agent(&self, options: &AgentOptions) -> Result<()> {
+        let mut agent = self.agent();
+        if agent.is_some() {
+            bail!("the agent of {} runs already", self.spec.name);
+        }
+        *agent = Some(Running { process: self.spawn(options)? });
+        Ok(())
+    }
+
+    /// Starts an agent that is expected to end, and waits for that.
+    pub fn run_agent(&self, options: &AgentOptions) -> Result<Ended> {
+        let before = self.log().len();
+        let mut process = self.spawn(options)?;
+        let status = await_end(&mut process, START)?;
+        Ok(Ended { status, log: self.log()[before..].to_owned() })
+    }
+
+    fn spawn(&self, options: &AgentOptions) -> Result<Process> {
+        let mut command = Command::new(binary("millrace-agent")?);
+        command
+            .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
+            .arg("--manifests")
+            .arg(self.manifests())
+            .arg("--runtime-dir")
+            .arg(self.runtime_dir())
+            .arg("--state-dir")
+            .arg(self.state_dir())
+            .arg("--bpffs")
+            .arg(self.bpffs())
+            .arg("--cgroup-root")
+            .arg(self.cgroup())
+            .args(&options.arguments);
+        let path = self.log_path();
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        let errors = log.try_clone().context("duplicate the log")?;
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        Process::spawn(command, Place { capabilities: Some(CAPABILITIES), ..self.host_place() })
+    }
+
+    /// Waits until the agent has read all manifests and programmed them.
+    pub fn await_agent(&self) -> Result<()> {
+        let name = &self.spec.name;
+        eventually(format!("the agent of {name} is ready"), START, || {
+            if let Some(agent) = &mut *self.agent()
+                && let Some(status) = agent.process.ended()?
+            {
+                // Final: no later attempt can succeed.
+                return Ok(Err(anyhow!("the agent of {name} ended with {status}:\n{}", self.log_tail())));
+            }
+            let status = self.status().map_err(|error| error.context(self.log_tail()))?;
+            if !status.waiting_for.is_empty() {
+                bail!("it waits for {}", status.waiting_for.join(", "));
+            }
+            Ok(Ok(()))
+        })?
+    }
+
+    /// Asks the agent what it is doing.
+    pub fn status(&self) -> Result<Status> {
+        let path = self.runtime_dir().join(SOCKET_NAME);
+        let socket = UnixStream::connect(&path).with_context(|| format!("connect to {}", path.display()))?;
+        socket.set_read_timeout(Some(PATIENCE)).context("set a time-out")?;
+        let mut line = serde_json::to_string(&Envelope { version: API_VERSION, request: Request::Status })
+            .context("encode a request")?;
+        line.push('\n');
+        (&socket).write_all(line.as_bytes()).context("ask the agent")?;
+        let mut answer = String::new();
+        BufReader::new(&socket).read_line(&mut answer).context("read the agent's answer")?;
+        let reply = serde_json::from_str(&answer).with_context(|| format!("not a reply: {answer:?}"))?;
+        let Reply::Status(status) = reply else { bail!("the agent answered {reply:?}") };
+        Ok(*status)
+    }
+
+    /// Ends the agent at once, without a chance to clean up.
+    pub fn kill_agent(&self) -> Result<()> {
+        self.end_agent(Signal::SIGKILL).map(drop)
+    }
+
+    /// Asks the agent to end and waits for it.
+    pub fn stop_agent(&self) -> Result<ExitStatus> {
+        self.end_agent(Signal::SIGTERM)
+    }
+
+    fn end_agent(&self, signal: Signal) -> Result<ExitStatus> {
+        let running = self.agent().take();
+        let mut running = running.with_context(|| format!("no agent runs on {}", self.spec.name))?;
+        running.process.signal(signal);
+        await_end(&mut running.process, PATIENCE)
+    }
+
+    /// All that agents of this node logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    fn agent(&self) -> MutexGuard<'_, Option<Running>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn await_end(process: &mut Process, deadline: Duration) -> Result<ExitStatus> {
+    eventually("the agent ends", deadline, || process.ended()?.context("it runs"))
+}

@@ -1,0 +1,2 @@
+//! Tests with real interfaces, real agents and real connections: several nodes on one machine, no cluster.
+mod fabric;

@@ -1,0 +1,60 @@
+//! `cargo xtask`: build, test, lint and show the project. Each command installs what it needs or prints the exact
+//! missing thing and the command for it.
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod build_ebpf;
+mod command;
+mod debian;
+mod demo;
+mod docs;
+mod lint;
+mod machine;
+mod test;
+mod toolchain;
+mod verifier;
+mod walls;
+mod workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, test, lint and show Millrace")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the eBPF object and the binaries; installs the eBPF toolchain first if it is missing
+    Build(build::Options),
+    /// Run the test tiers: pure logic, real programs, real traffic
+    Test(test::Options),
+    /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
+    Demo(demo::Options),
+    /// Check form, clippy, the walls between modules, and the generated documents
+    Lint,
+    /// Print verified instructions and load time of each program
+    Verifier,
+    /// Write the documents that are generated from the map and drop reason tables
+    Docs(docs::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Build(options) => build::build(&options),
+        Command::Test(options) => test::test(&options),
+        Command::Demo(options) => demo::demo(&options),
+        Command::Lint => lint::lint(),
+        Command::Verifier => verifier::verifier(),
+        Command::Docs(options) => docs::docs(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The test tiers: each is run, timed and counted; a tier that ran nothing has failed.
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{build, build_ebpf, command, debian, demo, lint, machine, workspace};
+
+/// What to test.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run one tier only
+    #[arg(long, value_enum)]
+    tier: Option<Tier>,
+    /// Also run what needs more than Rust and a kernel, the lints, and the demo as a test of the whole
+    #[arg(long, conflicts_with = "tier")]
+    all: bool,
+}
+
+/// A tier of tests; the later, the more it needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Tier {
+    /// Logic alone: no root, no kernel feature
+    Pure,
+    /// The real programs in the kernel, one packet at a time
+    Program,
+    /// Real traffic between network namespaces
+    Netns,
+}
+
+impl Tier {
+    const ALL: [Self; 3] = [Self::Pure, Self::Program, Self::Netns];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pure => "pure",
+            Self::Program => "program",
+            Self::Netns => "netns",
+        }
+    }
+}
+
+/// Programs that the tests call.
+pub(crate) const NEEDED: &[debian::Needed] = &[debian::Needed {
+    program: "ip",
+    package: "iproute2",
+    why: "network namespaces and links of the tests",
+}];
+
+/// What a tier did.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+/// Builds everything and runs the tiers; ends with one line of totals.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    let tiers = options.tier.map_or(Tier::ALL.to_vec(), |tier| vec![tier]);
+    if tiers.iter().any(|tier| *tier != Tier::Pure) {
+        machine::require_ebpf("the tiers `program` and `netns` (`--tier pure` runs the rest)")?;
+        debian::ensure(NEEDED)?;
+    }
+    // The agent embeds it.
+    build_ebpf::build()?;
+    let mut total = Counts::default();
+    let mut report = Vec::new();
+    let mut problems = Vec::new();
+    if options.all {
+        report.push(step("lint", &mut problems, lint::lint));
+    }
+    for tier in tiers {
+        let started = Instant::now();
+        let counts = run(tier, &mut problems)?;
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        let Counts { passed, failed, .. } = counts;
+        report.push(line(tier.name(), started.elapsed(), &format!("{passed} passed, {failed} failed")));
+    }
+    if options.all {
+        report.push(step("demo", &mut problems, || demo::demo(&demo::Options::default())));
+    }
+    println!("\n{}", report.join("\n"));
+    println!("test: {} passed, {} failed", total.passed, total.failed);
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
+    }
+    Ok(())
+}
+
+/// Runs something that counts nothing and returns its line of the report.
+fn step(name: &str, problems: &mut Vec<String>, run: impl FnOnce() -> Result<()>) -> String {
+    let started = Instant::now();
+    let result = run();
+    let outcome = if result.is_ok() { "passed" } else { "failed" };
+    problems.extend(result.err().map(|error| format!("{name}: {error:#}")));
+    line(name, started.elapsed(), outcome)
+}
+
+fn line(name: &str, took: Duration, outcome: &str) -> String {
+    format!("{name:<8} {:>7.1} s   {outcome}", took.as_secs_f64())
+}
+
+fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
+    if tier != Tier::Pure {
+        // After the pure tier, whose build of the CNI plugin is not the static one.
+        build::build(&build::Options::default())?;
+    }
+    command::announce(&format!("tests of tier {}", tier.name()));
+    let mut cargo = command::cargo("test");
+    cargo.arg("--no-fail-fast");
+    match tier {
+        Tier::Pure => {
+            cargo.args(["--workspace", "--exclude", "dataplane-ebpf", "--exclude", "millrace-tests"]);
+        }
+        Tier::Program | Tier::Netns => {
+            cargo.args(["-p", "millrace-tests"]);
+            if tier == Tier::Program {
+                cargo.arg("--lib");
+            }
+            for target in targets(tier)? {
+                cargo.args(["--test", &target]);
+            }
+        }
+    }
+    let (counts, succeeded) = counted(&mut cargo)?;
+    let name = tier.name();
+    if counts.passed + counts.failed == 0 {
+        problems.push(format!("tier {name} ran no test"));
+    }
+    if counts.ignored > 0 {
+        problems.push(format!("tier {name} ignored {} tests", counts.ignored));
+    }
+    if counts.failed > 0 {
+        problems.push(format!("tier {name}: {} tests failed", counts.failed));
+    } else if !succeeded {
+        problems.push(format!("tier {name} did not build or was ended"));
+    }
+    Ok(counts)
+}
+
+/// The targets in `tests/tests` of one tier.
+fn targets(tier: Tier) -> Result<Vec<String>> {
+    let folder = workspace::root().join("tests/tests");
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let is_target =
+            path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
+        if let Some(name) = path.file_stem().filter(|_| is_target) {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    of_tier(tier, names)
+}
+
+/// The names that belong to the tier; a name that belongs to none would never run, which is an error.
+fn of_tier(tier: Tier, names: Vec<String>) -> Result<Vec<String>> {
+    let tier_of = |name: &str| match name.split('_').next() {
+        Some("prog" | "program" | "oracle") => Some(Tier::Program),
+        Some("netns") => Some(Tier::Netns),
+        _ => None,
+    };
+    if let Some(name) = names.iter().find(|name| tier_of(name).is_none()) {
+        bail!("tests/tests/{name} belongs to no tier: its name must begin with prog_, oracle_ or netns_");
+    }
+    Ok(names.into_iter().filter(|name| tier_of(name) == Some(tier)).collect())
+}
+
+/// Runs the tests with their output shown, and counts by the closing line of each test program.
+fn counted(cargo: &mut Command) -> Result<(Counts, bool)> {
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("cargo has no output")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read the output of cargo")?;
+        println!("{line}");
+        count(&line, &mut counts);
+    }
+    let succeeded = child.wait().context("cannot wait for cargo")?.success();
+    Ok((counts, succeeded))
+}
+
+fn count(line: &str, counts: &mut Counts) {
+    let Some(result) = line.strip_prefix("test result: ") else { return };
+    for part in result.split([';', '.']) {
+        let mut words = part.split_whitespace();
+        let (Some(Ok(number)), Some(kind)) = (words.next().map(str::parse::<usize>), words.next()) else {
+            continue;
+        };
+        match kind {
+            "passed" => counts.passed += number,
+            "failed" => counts.failed += number,
+            "ignored" => counts.ignored += number,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_of_test_programs_add_up() {
+        let mut counts = Counts::default();
+        count(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
+            &mut counts,
+        );
+        count("test a::b ... ok", &mut counts);
+        count(
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
+            &mut counts,
+        );
+        assert_eq!(counts, Counts { passed: 14, failed: 3, ignored: 1 });
+    }
+
+    #[test]
+    fn a_test_target_without_a_tier_is_an_error() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let all = names(&["netns_policy", "prog_run", "oracle"]);
+        assert_eq!(of_tier(Tier::Program, all.clone()).unwrap(), ["prog_run", "oracle"]);
+        assert_eq!(of_tier(Tier::Netns, all).unwrap(), ["netns_policy"]);
+        let error = of_tier(Tier::Netns, names(&["cluster"])).unwrap_err();
+        assert!(error.to_string().contains("cluster"), "{error}");
+    }
+}
