@@ -156,7 +156,17 @@ impl<'a> Cluster<'a> {
             run.verdict
         );
         self.check_answer(&flow, &sent, client_port)?;
-        self.check_error(&flow, &sent)
+        self.check_error(&flow, &sent)?;
+        let next = self.from_pod(pod, destination, following(protocol, client_port, port))?;
+        ensure!(
+            next.verdict == run.verdict,
+            "the third packet: {:?}, the first: {:?}",
+            next.verdict,
+            run.verdict
+        );
+        let next = verify(&next.frame)?;
+        ensure!(next.addresses() == sent.addresses(), "the third packet goes to {:?}", next.addresses());
+        Ok(())
     }
 
     /// The answer to an allowed flow always passes, and comes from where the client sent to.
@@ -287,6 +297,14 @@ fn opening(protocol: u8, source: u16, destination: u16) -> Transport {
 /// The packet that answers it.
 fn answering(protocol: u8, source: u16, destination: u16) -> Transport {
     transport(protocol, source, destination, flag::SYN | flag::ACK, [0, 129])
+}
+
+/// The client's next packet.
+fn following(protocol: u8, source: u16, destination: u16) -> Transport {
+    match transport(protocol, source, destination, flag::SYN, [8, 128]) {
+        Transport::Tcp { source, destination, .. } => Transport::tcp(source, destination, flag::ACK),
+        other => other,
+    }
 }
 
 fn transport(protocol: u8, source: u16, destination: u16, flags: u8, echo: [u8; 2]) -> Transport {

@@ -3,6 +3,9 @@ use anyhow::Result;
 
 use crate::{build_ebpf, command, workspace};
 
+/// The same in every build: what is tested is what is shipped.
+const PLUGIN_PROFILE: &str = "plugin";
+
 /// What to build.
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -25,17 +28,19 @@ pub(crate) fn build(options: &Options) -> Result<()> {
 
 /// Builds the binaries into `target/debug` or `target/release`.
 fn binaries(release: bool) -> Result<()> {
-    let profile = if release { "release" } else { "dev" };
+    let (profile, folder) = if release { ("release", "release") } else { ("dev", "debug") };
+    let folder = workspace::target().join(folder);
     command::announce("agent and command line");
     let mut cargo = command::cargo("build");
     command::run(cargo.args(["--profile", profile, "-p", "agent", "-p", "millrace-cli", "--bins"]))?;
 
-    command::announce("CNI plugin, static: it runs where the host's libraries may be of any age");
+    command::announce("CNI plugin: small, and static, because it runs on whatever the host has");
     let mut cargo = command::cargo("rustc");
-    cargo.args(["--profile", profile, "-p", "cni-plugin", "--bin", "millrace-cni", "--"]);
+    cargo.args(["--profile", PLUGIN_PROFILE, "-p", "cni-plugin", "--bin", "millrace-cni", "--"]);
     command::run(cargo.args(["-C", "target-feature=+crt-static"]))?;
+    let built = workspace::target().join(PLUGIN_PROFILE).join("millrace-cni");
+    workspace::publish(&built, &folder.join("millrace-cni"))?;
 
-    let folder = workspace::target().join(if release { "release" } else { "debug" });
     for name in ["millrace-agent", "millrace", "millrace-cni"] {
         eprintln!("    {}", folder.join(name).display());
     }

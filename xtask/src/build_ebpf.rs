@@ -1,7 +1,7 @@
 //! The eBPF object: the same bytes from the same sources, wherever the checkout is.
-use std::{fs, path::Path, process::Command};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
     command,
@@ -20,7 +20,7 @@ pub(crate) fn build() -> Result<()> {
     command::run(cargo("build", &core)?.args(["--profile", "ebpf"]))?;
     let built = workspace::target().join("ebpf-build").join(TARGET).join("ebpf/dataplane");
     let object = workspace::ebpf_object();
-    if publish(&built, &object)? {
+    if workspace::publish(&built, &object)? {
         eprintln!("    {} is new", object.display());
     }
     Ok(())
@@ -65,19 +65,4 @@ fn flags() -> Result<Vec<String>> {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     }
     Ok(flags)
-}
-
-/// Copies `built` over `object` if they differ; says whether it did.
-fn publish(built: &Path, object: &Path) -> Result<bool> {
-    let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
-    if fs::read(object).is_ok_and(|old| old == new) {
-        return Ok(false);
-    }
-    let folder = object.parent().context("the object has no folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    // A reader sees the old object or the new one, never half of it.
-    let partial = object.with_extension("partial");
-    fs::write(&partial, &new).with_context(|| format!("cannot write {}", partial.display()))?;
-    fs::rename(&partial, object).with_context(|| format!("cannot write {}", object.display()))?;
-    Ok(true)
 }

@@ -1,5 +1,10 @@
 //! Where things are in the checkout.
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
 
 /// The folder of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -21,4 +26,19 @@ pub(crate) fn ebpf_object() -> PathBuf {
 /// Where tools are installed that the machine lacks.
 pub(crate) fn tools() -> PathBuf {
     target().join("tools")
+}
+
+/// Copies `built` over `published` if they differ; says whether it did.
+pub(crate) fn publish(built: &Path, published: &Path) -> Result<bool> {
+    let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(published).is_ok_and(|old| old == new) {
+        return Ok(false);
+    }
+    let folder = published.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // A reader sees the old file or the new one, never half of it.
+    let partial = published.with_extension("partial");
+    fs::copy(built, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
+    fs::rename(&partial, published).with_context(|| format!("cannot write {}", published.display()))?;
+    Ok(true)
 }

@@ -25,8 +25,8 @@ use crate::{
     spec::{AddResult, Code, Error, InterfaceResult, IpResult, RouteResult},
 };
 
-/// The kernel makes an interface ready to send shortly after it is up.
-const RUNNING_TIMEOUT: Duration = Duration::from_secs(2);
+/// The kernel makes interface and addresses ready shortly after it has accepted them.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `RTPROT_STATIC`, in the pod.
 const STATIC_ROUTE_PROTOCOL: u8 = 4;
@@ -177,8 +177,17 @@ impl Place<'_> {
     fn activate(&mut self, network: &Network, host: &Link, pod: &Link) -> io::Result<()> {
         self.host_socket.set_up(host.index)?;
         self.pod_socket.set_up(pod.index)?;
-        wait_until_running(&mut self.host_socket, &host.name)?;
-        wait_until_running(&mut self.pod_socket, &pod.name)?;
+        // An interface that is up drops what is sent until the kernel has noticed its carrier, and what is received for
+        // an IPv6 address until a worker has made the address's local route.
+        for (socket, link) in [(&mut self.host_socket, host), (&mut self.pod_socket, pod)] {
+            wait_until(&format!("{} got no carrier", link.name), || {
+                Ok(socket.link(&link.name)?.is_some_and(|link| link.running))
+            })?;
+        }
+        for address in &network.addresses {
+            let what = format!("{address} did not become usable in the pod");
+            wait_until(&what, || self.pod_socket.is_local(address.ip()))?;
+        }
 
         let (host_mac, pod_mac) =
             (mac_address(&self.attachment, Side::Host), mac_address(&self.attachment, Side::Pod));
@@ -261,12 +270,12 @@ fn default_of(gateway: IpAddr) -> IpNetwork {
     IpNetwork::new(unspecified, 0).expect("a prefix of length 0 is valid in both families")
 }
 
-/// An interface that is up drops what is sent until the kernel has noticed its carrier.
-fn wait_until_running(socket: &mut Netlink, name: &str) -> io::Result<()> {
-    let deadline = Instant::now() + RUNNING_TIMEOUT;
-    while !socket.link(name)?.is_some_and(|link| link.running) {
+/// Looks until something is so: the kernel finishes some of its work after it has answered.
+fn wait_until(what: &str, mut holds: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    while !holds()? {
         if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{name} has no carrier")));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {READY_TIMEOUT:?}")));
         }
         thread::sleep(Duration::from_micros(200));
     }

@@ -12,8 +12,9 @@ use netlink_packet_route::{
         RouteType,
     },
 };
+use nix::libc::ENETUNREACH;
 
-use super::Netlink;
+use super::{Netlink, netlink::errno};
 
 /// A route out of one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,23 @@ impl Netlink {
             })
         };
         Ok(replies.into_iter().filter_map(address).collect())
+    }
+
+    /// Whether the kernel takes packets to an address for its own.
+    pub(crate) fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = IpNetwork::from(address).prefix();
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        let is_local = |reply: &RouteNetlinkMessage| {
+            let RouteNetlinkMessage::NewRoute(route) = reply else { return false };
+            route.header.kind == RouteType::Local
+        };
+        match self.request(RouteNetlinkMessage::GetRoute(message), 0) {
+            Ok(replies) => Ok(replies.iter().any(is_local)),
+            Err(error) if errno(&error) == Some(ENETUNREACH) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets a route, in place of another one to the same destination.

@@ -98,7 +98,7 @@ fn assert_exchange(host: &Namespace, host_address: &str, pod: &Namespace, pod_ad
 
 #[test]
 fn host_and_pod_exchange_their_first_packets_as_soon_as_add_has_answered() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let (node, _agent) = Node::with_agent(OnAttach::Succeed);
         node.host.run("ip link set lo up");
         node.host.run("ip addr add 192.0.2.1/32 dev lo");

@@ -1,7 +1,7 @@
 //! Named network namespaces, as `ip netns` makes them.
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -118,12 +118,15 @@ impl Drop for Netns {
     }
 }
 
-/// Removes the name of a namespace; the namespace goes with its last user.
+/// Removes the name of a namespace, if it is there; the namespace goes with its last user.
 pub fn delete(name: &str) {
     let path = Path::new(FOLDER).join(name);
     // Not mounted when creation failed half way.
     let _ = umount2(&path, MntFlags::MNT_DETACH);
-    if let Err(error) = fs::remove_file(&path) {
-        eprintln!("remove {}: {error}", path.display());
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            eprintln!("remove {}: {error}", path.display())
+        }
+        _ => {}
     }
 }

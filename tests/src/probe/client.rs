@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::wire::{Command, LoadPlan, LoadReport, Outcome, Report, Target, Transport};
 use crate::machine::{
@@ -54,6 +55,11 @@ impl Probe {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&self) {
+        self.process.signal(Signal::SIGKILL);
     }
 
     /// Sends an order and waits for the report.

@@ -1,12 +1,22 @@
 //! Servers that answer every line or datagram with their name and the client's address.
 use std::{
-    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
+    io::{self, BufRead as _, BufReader, ErrorKind, IoSlice, IoSliceMut, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
+};
+
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
+    },
 };
 
 use super::wire::{Transport, answer_line, plain};
@@ -42,6 +52,7 @@ impl Server {
             Transport::Udp | Transport::UnconnectedUdp => {
                 let socket = UdpSocket::bind(("::", port))?;
                 socket.set_read_timeout(Some(LOOK_UP))?;
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || answer_datagrams(&socket, &name, &shared));
             }
@@ -85,9 +96,6 @@ fn accept(listener: &TcpListener, name: &Arc<str>, shared: &Arc<Shared>) {
 
 /// Sleeps until a connection waits, but not for long.
 fn wait_for_input(listener: &TcpListener) {
-    use std::os::fd::AsFd as _;
-
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let timeout = PollTimeout::try_from(LOOK_UP).unwrap_or(PollTimeout::ZERO);
     // Nothing to do about an error but to look again.
     let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout);
@@ -118,13 +126,35 @@ fn answer_lines(stream: &TcpStream, peer: SocketAddr, name: &str, shared: &Share
 }
 
 fn answer_datagrams(socket: &UdpSocket, name: &str, shared: &Shared) {
-    let mut buffer = [0; 2048];
     while !shared.stopped.load(Ordering::Relaxed) {
         // Time-outs, and ICMP errors about clients that are gone.
-        let Ok((_, peer)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok(Some((peer, asked))) = receive(socket) else { continue };
         shared.served.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = socket.send_to(answer_line(name, plain(peer)).as_bytes(), peer) {
+        if let Err(error) = answer(socket, answer_line(name, plain(peer)).as_bytes(), peer, asked) {
             eprintln!("{name}: answer to {peer}: {error}");
         }
     }
+}
+
+/// Takes a datagram: who sent it, and to which address of this host.
+fn receive(socket: &UdpSocket) -> nix::Result<Option<(SocketAddr, libc::in6_pktinfo)>> {
+    let mut buffer = [0; 2048];
+    let mut space = cmsg_space!(libc::in6_pktinfo);
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let message =
+        recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let asked = message.cmsgs()?.find_map(|control| {
+        if let ControlMessageOwned::Ipv6PacketInfo(info) = control { Some(info) } else { None }
+    });
+    let peer = message.address.map(|peer| SocketAddr::V6(peer.into()));
+    Ok(peer.zip(asked))
+}
+
+/// Answers from the address that was asked: a host has several.
+fn answer(socket: &UdpSocket, line: &[u8], peer: SocketAddr, asked: libc::in6_pktinfo) -> nix::Result<usize> {
+    let SocketAddr::V6(peer) = peer else { return Err(Errno::EAFNOSUPPORT) };
+    let from = libc::in6_pktinfo { ipi6_ifindex: 0, ..asked };
+    let control = [ControlMessage::Ipv6PacketInfo(&from)];
+    let flags = MsgFlags::empty();
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(line)], &control, flags, Some(&SockaddrIn6::from(peer)))
 }

@@ -15,11 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
 use bpf_maps::Map;
-use dataplane_common::{
-    config::Config,
-    maps::MapId,
-    verdict::{DropReason, Hook, Outcome, drop_slot, outcome_slot},
-};
+use dataplane_common::{config::Config, maps::MapId, verdict::Hook};
 
 pub use self::{interfaces::in_private_netns, verdict::Verdict};
 use crate::packet::Packet;
@@ -104,9 +100,9 @@ impl Programs {
         };
         let mut counters = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let run = bpf_maps::program::test_run(program.as_fd(), frame, &verdict::context(ifindex), 1)?;
-        let after = self.counters(hook)?;
+        let after = self.counters()?;
         let counted = verdict::counted(hook, &counters, &after)?;
-        counters.extend(after);
+        *counters = after;
         Ok(Run { verdict: verdict::verdict(run.retval, counted, &run.data)?, frame: run.data })
     }
 
@@ -145,20 +141,14 @@ impl Programs {
         Ok(())
     }
 
-    /// Packets of a hook by slot: every outcome and every drop reason.
-    fn counters(&self, hook: Hook) -> Result<BTreeMap<u32, u64>> {
-        let outcomes = Outcome::ALL.iter().map(|outcome| outcome_slot(hook, *outcome));
-        let drops = DropReason::ALL.iter().map(|reason| drop_slot(hook, *reason));
-        outcomes
-            .chain(drops)
-            .map(|slot| {
-                let values = self
-                    .map(MapId::COUNTERS)
-                    .lookup_per_cpu(&slot.to_ne_bytes())?
-                    .ok_or_else(|| anyhow!("COUNTERS has no slot {slot}"))?;
-                let sum = values.iter().filter_map(|v| v.first_chunk()).map(|v| u64::from_ne_bytes(*v)).sum();
-                Ok((slot, sum))
-            })
-            .collect()
+    /// Packets by slot of `COUNTERS`, over all hooks.
+    fn counters(&self) -> Result<BTreeMap<u32, u64>> {
+        let mut counters = BTreeMap::new();
+        for (slot, values) in self.map(MapId::COUNTERS).dump_per_cpu()? {
+            let slot = u32::from_ne_bytes(slot[..].try_into().context("a slot number of four bytes")?);
+            let sum = values.iter().filter_map(|v| v.first_chunk()).map(|v| u64::from_ne_bytes(*v)).sum();
+            counters.insert(slot, sum);
+        }
+        Ok(counters)
     }
 }

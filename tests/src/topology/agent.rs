@@ -25,7 +25,7 @@ use crate::{
 /// How long an agent may take to load its programs and read its manifests.
 const START: Duration = Duration::from_secs(30);
 
-/// What an agent is allowed (capabilities(7)): `CAP_NET_ADMIN`, `CAP_PERFMON`, `CAP_BPF`.
+/// All that an agent needs: `CAP_NET_ADMIN`, `CAP_PERFMON`, `CAP_BPF`.
 const CAPABILITIES: &[u8] = &[12, 38, 39];
 
 /// A running agent.
@@ -35,10 +35,28 @@ pub(super) struct Running {
 }
 
 /// How to start an agent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AgentOptions {
-    /// Options after the usual ones; the last one of a name wins.
+    /// Directories in place of the node's own.
+    pub bpffs: Option<PathBuf>,
+    pub cgroup_root: Option<PathBuf>,
+    pub manifests: Option<PathBuf>,
+    /// Options after the usual ones.
     pub arguments: Vec<String>,
+    /// What the agent is allowed, by number (capabilities(7)).
+    pub capabilities: &'static [u8],
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self {
+            bpffs: None,
+            cgroup_root: None,
+            manifests: None,
+            arguments: Vec::new(),
+            capabilities: CAPABILITIES,
+        }
+    }
 }
 
 /// An agent that ended.
@@ -85,15 +103,15 @@ impl Node {
         command
             .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
             .arg("--manifests")
-            .arg(self.manifests())
+            .arg(options.manifests.clone().unwrap_or_else(|| self.manifests()))
             .arg("--runtime-dir")
             .arg(self.runtime_dir())
             .arg("--state-dir")
             .arg(self.state_dir())
             .arg("--bpffs")
-            .arg(self.bpffs())
+            .arg(options.bpffs.as_deref().unwrap_or(self.bpffs()))
             .arg("--cgroup-root")
-            .arg(self.cgroup())
+            .arg(options.cgroup_root.as_deref().unwrap_or(self.cgroup()))
             .args(&options.arguments);
         let path = self.log_path();
         let log = OpenOptions::new()
@@ -103,7 +121,7 @@ impl Node {
             .with_context(|| format!("open {}", path.display()))?;
         let errors = log.try_clone().context("duplicate the log")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        Process::spawn(command, Place { capabilities: Some(CAPABILITIES), ..self.host_place() })
+        Process::spawn(command, Place { capabilities: Some(options.capabilities), ..self.host_place() })
     }
 
     /// Waits until the agent has read all manifests and programmed them.

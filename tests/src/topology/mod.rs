@@ -205,8 +205,10 @@ impl Topology {
     pub fn delete_pod(&self, namespace: &str, name: &str) -> Result<()> {
         let key = (namespace.to_owned(), name.to_owned());
         let pod = self.pods().remove(&key).with_context(|| format!("no pod {namespace}/{name}"))?;
-        pod.detach(self.node(pod.node()))?;
-        self.control_plane.delete_pod(namespace, name)
+        let detached = pod.detach(self.node(pod.node()));
+        pod.remove();
+        self.control_plane.delete_pod(namespace, name)?;
+        detached
     }
 
     /// A pod that exists.
@@ -215,6 +217,14 @@ impl Topology {
         let pods = self.pods();
         let pod = pods.get(&(namespace.to_owned(), name.to_owned()));
         Arc::clone(pod.unwrap_or_else(|| panic!("there is no pod {namespace}/{name}")))
+    }
+
+    /// A process in a pod's network that the node's socket programs do not see, as of a container runtime that
+    /// puts its pods elsewhere: its connections are translated packet by packet.
+    pub fn bystander(&self, pod: &Pod) -> Result<Probe> {
+        let cgroup = self.outside_cgroup();
+        let place = Place { netns: pod.netns(), cgroup, outlives: self.outlives, capabilities: None };
+        Probe::start(&self.run, &format!("{} bystander", pod.probe().name()), place)
     }
 
     /// Sets a pod's readiness, as its kubelet reports it.
@@ -256,7 +266,7 @@ impl Topology {
     /// Removes everything, in the order of use. What is removed already stays so.
     fn remove(&mut self) {
         let pods = std::mem::take(self.pods.get_mut().unwrap_or_else(PoisonError::into_inner));
-        drop(pods);
+        pods.values().for_each(|pod| pod.remove());
         self.client = None;
         self.nodes.clear();
         self.fabric = None;

@@ -10,7 +10,12 @@ use serde_json::Value;
 use super::{cni::CniCall, node::Node};
 use crate::{
     cluster::PodSpec,
-    machine::{cgroup::Cgroup, netns::Netns, process::Place, run::Run},
+    machine::{
+        cgroup::{self, Cgroup},
+        netns::{self, Netns},
+        process::Place,
+        run::Run,
+    },
     probe::client::Probe,
 };
 
@@ -132,6 +137,15 @@ impl Pod {
             )),
             config: node.cni_config(CNI_VERSION).to_string(),
         }
+    }
+
+    /// Removes all that the pod has on the machine, for good, also while somebody still holds the pod.
+    pub(super) fn remove(&self) {
+        self.probe.kill();
+        if let Err(error) = cgroup::remove(self.cgroup.path()) {
+            eprintln!("remove cgroup {}: {error}", self.cgroup.path().display());
+        }
+        netns::delete(self.netns.name());
     }
 
     /// CNI ADD.

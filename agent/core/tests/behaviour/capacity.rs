@@ -93,6 +93,7 @@ fn a_policy_set_that_does_not_fit_denies_everything() {
     assert_eq!(lab.bring(&unplaced).steps, []);
     lab.apply(big(10));
     assert_eq!(judge(&lab), Some(true));
+    lab.tidy();
     assert_eq!(lab.problem_texts(), [""; 0]);
 }
 

@@ -58,7 +58,8 @@ fn lab(policy: TrafficPolicy, endpoints: Vec<SliceEndpoint>) -> Lab {
 #[test]
 fn the_truth_table_of_backends() {
     use TrafficPolicy::{Cluster, Local};
-    let rows: [(TrafficPolicy, &[(&str, &str)], Choice); 12] = [
+    type Row<'a> = (TrafficPolicy, &'a [(&'a str, &'a str)], Choice);
+    let rows: [Row<'_>; 12] = [
         (Cluster, &[], Choice::Reject),
         (Cluster, &[("10.1.0.1", "ready"), ("10.1.0.2", "")], one_of(&["10.1.0.1:8080"])),
         (Cluster, &[("10.1.0.1", "ready"), ("10.1.0.2", "serving terminating")], one_of(&["10.1.0.1:8080"])),

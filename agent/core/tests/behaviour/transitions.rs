@@ -44,7 +44,12 @@ fn expected(lab: &Lab, direction: Direction, (from, to, proto, port): Probe) -> 
         oracle::Outcome::Allowed(_) if side.is_local => Some(true),
         oracle::Outcome::Denied(_) if side.is_local => Some(false),
         // An endpoint whose pod is unknown has no entry: the programs drop what comes from it or goes to it.
-        _ => None,
+        oracle::Outcome::Unknown
+        | oracle::Outcome::Allowed(_)
+        | oracle::Outcome::Denied(_)
+        | oracle::Outcome::NoSubject
+        | oracle::Outcome::NotIsolated
+        | oracle::Outcome::Exempt => None,
     }
 }
 

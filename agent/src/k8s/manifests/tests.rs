@@ -7,6 +7,7 @@ use std::{
 use agent_core::update::Update;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
+use super::COMPARE_INTERVAL;
 use crate::k8s::source::{Event, OpenProblems, SourceConfig, SourceError, run, subject_of};
 
 /// Far above what any change takes, so that only a lost change fails.

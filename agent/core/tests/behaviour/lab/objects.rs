@@ -29,7 +29,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The IPv6 address that goes with an IPv4 address: the same number in fd00::/96.
+/// The IPv6 address that goes with an IPv4 address: the same number in `fd00::/96`.
 pub(crate) fn twin(v4: IpAddr) -> IpAddr {
     let IpAddr::V4(v4) = v4 else { panic!("{v4} is not IPv4") };
     Ipv6Addr::from_bits(0xfd00_u128 << 112 | u128::from(v4.to_bits())).into()

@@ -1,0 +1,72 @@
+//! What a connection is expected to come to.
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use millrace_tests::{
+    eventually::{PATIENCE, eventually},
+    probe::{
+        client::Probe,
+        wire::{Answer, Outcome, Target, Transport},
+    },
+};
+
+/// How long a connection that must come about may take.
+pub(crate) const LONG: Duration = Duration::from_secs(3);
+/// How long a connection that must not come about is tried.
+pub(crate) const SHORT: Duration = Duration::from_millis(500);
+
+/// The two transports that every case is tried with.
+pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+pub(crate) const fn target(transport: Transport, to: SocketAddr) -> Target {
+    Target { transport, to, from: None }
+}
+
+/// The answer to a connection that must come about at once.
+pub(crate) fn answer(client: &Probe, target: Target) -> Result<Answer> {
+    match client.probe_one(target, LONG)? {
+        Outcome::Answered(answer) => Ok(answer),
+        outcome => bail!("{} to {target:?}: {outcome}", client.name()),
+    }
+}
+
+/// The connection is answered by this server, at once.
+pub(crate) fn is_answered_by(server: &str, client: &Probe, target: Target) -> Result<()> {
+    let answer = answer(client, target)?;
+    if answer.by != server {
+        bail!("{} to {target:?}: answered by {} instead of {server}", client.name(), answer.by);
+    }
+    Ok(())
+}
+
+/// Nothing answers, refuses or resets, at once.
+pub(crate) fn is_silent(client: &Probe, target: Target) -> Result<()> {
+    match client.probe_one(target, SHORT)? {
+        Outcome::TimedOut => Ok(()),
+        outcome => bail!("{} to {target:?}: {outcome} instead of silence", client.name()),
+    }
+}
+
+/// The connection is answered, soon.
+pub(crate) fn becomes_answered(client: &Probe, target: Target) -> Result<()> {
+    eventually(format!("{} to {target:?} is answered", client.name()), PATIENCE, || {
+        match client.probe_one(target, SHORT)? {
+            Outcome::Answered(_) => Ok(()),
+            outcome => bail!("it is {outcome}"),
+        }
+    })
+}
+
+/// All targets are answered, at once.
+pub(crate) fn answers(client: &Probe, targets: &[Target]) -> Result<Vec<Answer>> {
+    let outcomes = client.probe(targets, LONG)?;
+    targets
+        .iter()
+        .zip(outcomes)
+        .map(|(target, outcome)| match outcome {
+            Outcome::Answered(answer) => Ok(answer),
+            outcome => bail!("{} to {target:?}: {outcome}", client.name()),
+        })
+        .collect::<Result<_>>()
+        .with_context(|| format!("{} targets of {}", targets.len(), client.name()))
+}
