@@ -11,7 +11,7 @@ use dataplane_common::{
     verdict::{DropReason, Hook},
 };
 use millrace_tests::{
-    packet::{Packet, Transport, flag, verify},
+    packet::{Extension, ExtensionKind, Network, Packet, Transport, flag, verify},
     program::{
         NO_HOST, Programs, Run, Verdict,
         fixture::{host_mac, pod_mac},
@@ -155,9 +155,9 @@ fn a_packet_to_another_nodes_pod_is_forwarded_with_one_hop_less() -> Result<()> 
         assert_eq!(run.verdict, Verdict::Forward);
         let mut sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
         match &mut sent.network {
-            millrace_tests::packet::Network::V4(ip) => ip.ttl -= 1,
-            millrace_tests::packet::Network::V6(ip) => ip.hop_limit -= 1,
-            millrace_tests::packet::Network::Other { .. } => unreachable!("an IP packet"),
+            Network::V4(ip) => ip.ttl -= 1,
+            Network::V6(ip) => ip.hop_limit -= 1,
+            Network::Other { .. } => unreachable!("an IP packet"),
         }
         assert_eq!(verify(&run.frame)?, sent);
         Ok(())
@@ -537,6 +537,40 @@ fn ping_follows_the_rules_that_name_no_port() -> Result<()> {
         world.isolate(SET_A, 0, 0, 0)?;
         assert_eq!(world.from_a(world.b, ping(echo))?.verdict, INTO_B);
         assert_eq!(world.from_b(world.a, ping(reply))?.verdict, INTO_A);
+        Ok(())
+    })
+}
+
+#[test]
+fn ports_are_found_behind_options_and_extension_headers() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(0, 0, SET_B, 0)?;
+        world.programs.class(world.a, CLASS)?;
+        world.programs.allow(SET_B, CLASS, TCP, 80, RULE)?;
+        let verdict = |port, extensions: usize| {
+            let mut packet = Packet::new(world.a, world.b, syn(4000, port)).between(pod_mac(1), host_mac(1));
+            match &mut packet.network {
+                Network::V4(ip) => ip.options = vec![1; 4 * extensions],
+                Network::V6(ip) => {
+                    let header =
+                        Extension { kind: ExtensionKind::DestinationOptions, body: vec![1, 4, 0, 0, 0, 0] };
+                    ip.extensions = vec![header; extensions];
+                }
+                Network::Other { .. } => unreachable!("an IP packet"),
+            }
+            Ok::<_, anyhow::Error>(world.programs.from_pod(world.interfaces[0], &packet)?.verdict)
+        };
+        for extensions in 0..=6 {
+            assert_eq!(verdict(80, extensions)?, INTO_B, "{extensions} headers");
+            assert_eq!(
+                verdict(81, extensions)?,
+                Verdict::Drop(DropReason::PolicyIngress),
+                "{extensions} headers"
+            );
+        }
+        if world.a.is_ipv6() {
+            assert_eq!(verdict(80, 7)?, Verdict::Drop(DropReason::ExtensionHeaders));
+        }
         Ok(())
     })
 }
