@@ -56,8 +56,7 @@ impl ProblemLog {
     pub fn record(&mut self, desired: &Desired, plan: &Plan) -> Vec<Problem> {
         let mut before = std::mem::take(&mut self.problems);
         if !desired.prune {
-            let rendered = rendered_scopes(desired);
-            let kept = before.extract_if(.., |scope, _| !rendered.contains(scope));
+            let kept = before.extract_if(.., |scope, _| !is_rendered(*scope, desired));
             self.problems = kept.collect();
         }
         let mut new = Vec::new();
@@ -76,15 +75,17 @@ impl ProblemLog {
     }
 }
 
-fn rendered_scopes(desired: &Desired) -> BTreeSet<Scope> {
-    let mut scopes: BTreeSet<Scope> = desired.frontends.keys().copied().map(Scope::Frontend).collect();
-    scopes.extend(desired.classes.keys().copied().map(Scope::Address));
-    scopes.extend(desired.endpoints.keys().copied().map(Scope::Endpoint));
-    scopes.extend(desired.sets.keys().copied().map(Scope::Set));
-    scopes.extend(desired.cells.keys().map(|(set, class)| Scope::Cell(*set, *class)));
-    scopes.extend(desired.routes.keys().copied().map(Scope::Route));
-    if desired.cidrs.is_some() {
-        scopes.extend([Family::V4, Family::V6].map(Scope::Cidrs));
+/// Whether a scope was rendered, so that its problems were found anew.
+fn is_rendered(scope: Scope, desired: &Desired) -> bool {
+    match scope {
+        Scope::Frontend(frontend) => desired.frontends.contains_key(&frontend),
+        Scope::Address(addr) => desired.classes.contains_key(&addr),
+        Scope::Endpoint(addr) => desired.endpoints.contains_key(&addr),
+        Scope::Set(set) => desired.sets.contains_key(&set),
+        Scope::Cell(set, class) => {
+            desired.sets.contains_key(&set) || desired.cells.contains_key(&(set, class))
+        }
+        Scope::Cidrs(_) => desired.cidrs.is_some(),
+        Scope::Route(cidr) => desired.routes.contains_key(&cidr),
     }
-    scopes
 }

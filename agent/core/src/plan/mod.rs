@@ -5,6 +5,11 @@
 //! 2. Policy entries, then classes and address ranges, then the endpoints that use them.
 //! 3. Deletes in reverse; slots of backends are reused later still.
 //!
+//! A flow that the old and the new state both allow is not denied in between, for the old state is rendered along
+//! with the new one until it is tidied away (see `state::compiled`). The exception is a policy that changed while no
+//! agent ran: the sets of the earlier run mean nothing to this one, so between the flip of the classes and that of
+//! an endpoint its new flows may be denied, and the client's next attempt succeeds.
+//!
 //! The policy epoch tells the programs to judge established flows once more. A change that may revoke writes an odd
 //! epoch before it and the next even one after it, so that an agent that dies in between finds the odd number and
 //! finishes the job.

@@ -148,12 +148,12 @@ fn diff_scope(
 
 fn plan_classes(desired: &Desired, observed: &Observed, draft: &mut Draft) {
     let map = |family| by_family(family, MapId::CLASSES_V4, MapId::CLASSES_V6);
-    let mut room = if desired.classes.is_empty() { None } else { Some(Room::new(observed, map)) };
+    let mut room = Room::new(observed, map);
     for (addr, wanted) in &desired.classes {
         let family = Family::of(*addr);
         match (wanted, observed.classes.get(addr)) {
             (Some(class), found) if found != Some(&class.0) => {
-                if found.is_some() || room.as_mut().is_some_and(|room| room.take(family, 1)) {
+                if found.is_some() || room.take(family, 1) {
                     // Another class may match less; the first one can only match more than none.
                     draft.revokes |= found.is_some();
                     draft.upsert(map(family), addr_to_bytes(*addr), class.0.to_ne_bytes().to_vec());

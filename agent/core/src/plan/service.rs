@@ -12,9 +12,6 @@ use crate::{
 };
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, draft: &mut Draft) {
-    if desired.frontends.is_empty() && !desired.prune {
-        return;
-    }
     let mut allocator = Allocator { observed, v4: None, v6: None };
     let mut room = Room::new(observed, |family| by_family(family, MapId::FRONTENDS_V4, MapId::FRONTENDS_V6));
     for (frontend, wanted) in &desired.frontends {

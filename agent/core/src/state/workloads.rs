@@ -161,6 +161,17 @@ impl Workloads {
         self.pods.iter()
     }
 
+    /// The namespaces that have pods.
+    pub(crate) fn inhabited_namespaces(&self) -> impl Iterator<Item = &str> {
+        let mut next = Some(ObjectName::new("", ""));
+        std::iter::from_fn(move || {
+            let (name, _) = self.pods.range::<ObjectName, _>(next.take()?..).next()?;
+            // The smallest name after all of this namespace.
+            next = Some(ObjectName::new(format!("{}\0", name.namespace), ""));
+            Some(name.namespace.as_str())
+        })
+    }
+
     /// The pods of a namespace.
     pub(crate) fn pods_in(&self, namespace: &str) -> impl Iterator<Item = (&Arc<ObjectName>, &Pod)> {
         self.pods

@@ -6,6 +6,7 @@ mod names;
 mod oracle;
 mod restart;
 mod routes;
+mod scale;
 mod selectors;
 mod services;
 mod transitions;

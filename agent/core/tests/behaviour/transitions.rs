@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use agent_core::{
-    model::policy::NetworkPolicy,
+    model::{policy::NetworkPolicy, workload::Pod},
     observed::Observed,
     oracle::{self, Subject},
     plan::{Plan, plan},
@@ -17,7 +17,9 @@ use proptest::prelude::*;
 use crate::lab::{
     Lab,
     kernel::Maps,
-    objects::{a_pod, a_policy, ip, local_pod, peers, pod, pods_of, policy, selecting, twin},
+    objects::{
+        a_pod, a_policy, ingress, ip, local_pod, on, peers, pod, pods_of, policy, selecting, tcp, twin,
+    },
     random::{Event, events, first_lists, pod_addrs},
 };
 
@@ -125,7 +127,7 @@ fn assert_restart_is_silent(lab: &Lab) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_maps_agree_with_the_reference_after_and_during_every_change(first in first_lists(), events in events()) {
@@ -190,6 +192,38 @@ fn a_flow_that_the_old_and_the_new_policy_allow_is_never_denied() {
 }
 
 #[test]
+fn a_peer_that_matches_no_more_raises_the_epoch_though_no_entry_goes() {
+    let (mut lab, probe) = client_and_server();
+    let second = a_pod("x/second", "10.1.0.3", "app=a tier=1");
+    lab.apply(ingress(
+        "x/q",
+        selecting("app=b"),
+        vec![on(peers(vec![pods_of("x", selecting("tier=1"))]), vec![tcp(81)])],
+    ));
+    lab.apply(pod(a_pod("x/third", "10.1.0.4", "tier=1")));
+    lab.apply(pod(second.clone()));
+    lab.tidy();
+    // Its classes stay in use by the first client and by the third pod.
+    let delete = Update::Pod(Change::Delete(crate::lab::objects::name("x/second")));
+    let steps = [
+        (pod(a_pod("x/second", "10.1.0.3", "tier=1")), true),
+        // Another class may match less: nobody looks closer.
+        (pod(second.clone()), true),
+        (pod(a_pod("x/second", "10.1.0.3", "app=c")), true),
+        // A first class can only match more than none.
+        (pod(second), false),
+        (delete, true),
+    ];
+    for (update, raises) in steps {
+        let before = lab.maps.epoch();
+        let plan = lab.apply(update);
+        assert!(plan.steps.iter().all(|step| step.map != MapId::POLICIES), "{plan:#?}");
+        assert_eq!(lab.maps.epoch() != before, raises, "{plan:#?}");
+    }
+    assert_eq!(judge(&lab.maps, Direction::Ingress, probe), Some(true));
+}
+
+#[test]
 fn deleting_the_last_policy_lifts_isolation_and_leaves_nothing_behind() {
     let (mut lab, probe) = client_and_server();
     lab.apply(Update::NetworkPolicy(Change::Delete(crate::lab::objects::name("x/p"))));
@@ -229,10 +263,28 @@ fn an_endpoint_waits_for_its_pod_and_follows_its_uid() {
     let mut lab = Lab::with([endpoint]);
     assert_eq!(lab.maps.len(MapId::ENDPOINTS_V4), 0, "fail closed");
     // The pod of that name is still the one before.
-    lab.apply(pod(agent_core::model::workload::Pod { uid: "older".into(), ..web.clone() }));
+    lab.apply(pod(Pod { uid: "older".into(), ..web.clone() }));
     assert_eq!(lab.maps.len(MapId::ENDPOINTS_V4), 0);
     lab.apply(pod(web));
     assert_eq!(lab.maps.len(MapId::ENDPOINTS_V4), 1);
+}
+
+#[test]
+fn the_address_of_an_endpoint_counts_before_the_source_knows_it() {
+    let (mut lab, probe) = client_and_server();
+    let late = a_pod("x/late", "10.1.0.3", "app=a");
+    let [_, endpoint] = local_pod(&late);
+    let unaddressed = |uid: &str| pod(Pod { uid: uid.into(), ips: Vec::new(), ..late.clone() });
+    lab.apply(endpoint);
+    lab.apply(unaddressed("older"));
+    let from_late = (ip("10.1.0.3"), probe.1, probe.2, probe.3);
+    assert_eq!(
+        judge(&lab.maps, Direction::Ingress, from_late),
+        Some(false),
+        "the interface is another pod's"
+    );
+    lab.apply(unaddressed(&late.uid));
+    assert_eq!(judge(&lab.maps, Direction::Ingress, from_late), Some(true));
 }
 
 #[test]
@@ -242,7 +294,7 @@ fn an_address_in_use_again_belongs_to_the_pod_that_runs() {
     lab.apply(pod(job.clone()));
     let from_job = (ip("10.1.0.3"), probe.1, probe.2, probe.3);
     assert_eq!(judge(&lab.maps, Direction::Ingress, from_job), Some(true));
-    lab.apply(pod(agent_core::model::workload::Pod { completed: true, ..job }));
+    lab.apply(pod(Pod { completed: true, ..job }));
     assert_eq!(judge(&lab.maps, Direction::Ingress, from_job), Some(false));
     lab.apply(pod(a_pod("x/stranger", "10.1.0.3", "app=c")));
     assert_eq!(judge(&lab.maps, Direction::Ingress, from_job), Some(false));

@@ -22,7 +22,7 @@ pub(super) struct Classes {
 #[derive(Clone, Debug)]
 struct Class {
     signature: Signature,
-    pods: usize,
+    pods: BTreeSet<Arc<ObjectName>>,
 }
 
 /// What a class stands for. A pod that matches nothing has no class.
@@ -61,12 +61,18 @@ impl Classes {
     ) -> bool {
         let old = self.assigned.get(name).copied();
         let new = (!signature.is_empty()).then(|| ClassId(ids.acquire(&signature.text())));
+        if new == old {
+            if let Some(id) = new {
+                ids.release(id.0);
+            }
+            return false;
+        }
         if let Some(id) = new {
             let class = self.classes.entry(id).or_insert_with(|| {
                 changed.classes.insert(id);
-                Class { signature, pods: 0 }
+                Class { signature, pods: BTreeSet::new() }
             });
-            class.pods += 1;
+            class.pods.insert(Arc::clone(name));
             self.assigned.insert(Arc::clone(name), id);
         } else {
             self.assigned.remove(name);
@@ -74,14 +80,14 @@ impl Classes {
         if let Some(id) = old {
             ids.release(id.0);
             if let Some(class) = self.classes.get_mut(&id) {
-                class.pods -= 1;
-                if class.pods == 0 {
+                class.pods.remove(name);
+                if class.pods.is_empty() {
                     self.classes.remove(&id);
                     changed.classes.insert(id);
                 }
             }
         }
-        old != new
+        true
     }
 
     pub(super) fn class_of(&self, pod: &ObjectName) -> Option<ClassId> {
@@ -96,14 +102,8 @@ impl Classes {
 
     /// The pods whose class names one of these peers.
     pub(super) fn pods_matching(&self, peers: &BTreeSet<PeerId>) -> Vec<Arc<ObjectName>> {
-        let names_one = |class: &Class| class.signature.peers.iter().any(|peer| peers.contains(peer));
-        let classes: BTreeSet<_> =
-            self.classes.iter().filter(|(_, class)| names_one(class)).map(|(id, _)| *id).collect();
-        self.assigned
-            .iter()
-            .filter(|(_, id)| classes.contains(id))
-            .map(|(name, _)| Arc::clone(name))
-            .collect()
+        let names_one = |class: &&Class| class.signature.peers.iter().any(|peer| peers.contains(peer));
+        self.classes.values().filter(names_one).flat_map(|class| class.pods.iter().map(Arc::clone)).collect()
     }
 
     pub(super) fn view(&self, id: ClassId) -> Option<ClassView<'_>> {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     ids::PeerId,
-    model::{ObjectName, policy::Peer, workload::Pod},
+    model::{ObjectName, workload::Pod},
     state::{
         Changed,
         workloads::{Workloads, is_peer},
@@ -58,20 +58,18 @@ impl Compiled {
 
     fn match_new_peers(&mut self, new: &BTreeSet<PeerId>, workloads: &Workloads, changed: &mut Changed) {
         let mut found = Vec::new();
-        let mut last: Option<(&str, Vec<(PeerId, &Peer)>)> = None;
-        for (name, pod) in workloads.pods().filter(|(_, pod)| is_peer(pod)) {
-            let namespace = name.namespace.as_str();
-            let peers = match last.take_if(|(of, _)| *of == namespace) {
-                Some((_, peers)) => peers,
-                None => {
-                    self.peers.of_namespace(new.iter().copied(), namespace, workloads.namespace(namespace))
-                }
-            };
-            let matched: Vec<PeerId> = matching(&peers, pod).collect();
-            if !matched.is_empty() {
-                found.push((name, matched));
+        for namespace in workloads.inhabited_namespaces() {
+            let labels = workloads.namespace(namespace);
+            let peers = self.peers.of_namespace(new.iter().copied(), namespace, labels);
+            if peers.is_empty() {
+                continue;
             }
-            last = Some((namespace, peers));
+            for (name, pod) in workloads.pods_in(namespace).filter(|(_, pod)| is_peer(pod)) {
+                let matched: Vec<PeerId> = matching(&peers, pod).collect();
+                if !matched.is_empty() {
+                    found.push((name, matched));
+                }
+            }
         }
         for (name, matched) in found {
             let mut signature = self.classes.signature_of(name);
