@@ -44,7 +44,7 @@ pub struct Config {
     #[arg(default_value = "/run/millrace")]
     pub runtime_dir: PathBuf,
 
-    /// Holds the address leases of the pods; must survive the agent
+    /// Holds the address leases of the pods and the last good content of the manifests; must survive the agent
     #[arg(long, value_name = "DIR", env = "MILLRACE_STATE_DIR", help_heading = PATHS, hide_env_values = true)]
     #[arg(default_value = "/var/lib/millrace")]
     pub state_dir: PathBuf,
@@ -97,7 +97,9 @@ impl Config {
     #[must_use]
     pub fn source(&self) -> SourceConfig {
         match (&self.manifests, &self.kubeconfig) {
-            (Some(dir), _) => SourceConfig::Manifests(dir.clone()),
+            (Some(dir), _) => {
+                SourceConfig::Manifests { dir: dir.clone(), copies: self.state_dir.join("manifests") }
+            }
             (None, Some(file)) => SourceConfig::Kubeconfig(file.clone()),
             (None, None) => SourceConfig::InCluster,
         }
@@ -151,8 +153,9 @@ mod tests {
 
     #[test]
     fn each_source_is_chosen_by_its_option() {
-        let manifests = parse(&["--manifests", "/"]).map(|config| config.source()).ok();
-        assert_eq!(manifests, Some(SourceConfig::Manifests("/".into())));
+        let manifests = parse(&["--manifests", "/", "--state-dir", "/s"]).map(|config| config.source()).ok();
+        let expected = SourceConfig::Manifests { dir: "/".into(), copies: "/s/manifests".into() };
+        assert_eq!(manifests, Some(expected));
         let kubeconfig = parse(&["--kubeconfig", "/proc/self/stat"]).map(|config| config.source()).ok();
         assert_eq!(kubeconfig, Some(SourceConfig::Kubeconfig("/proc/self/stat".into())));
     }

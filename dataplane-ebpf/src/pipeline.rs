@@ -62,20 +62,21 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
         Flow::New if !destination.is_present() => to_service::<F>(ctx, scratch),
         flow => flow,
     };
-    match flow {
-        Flow::Known => {}
+    let destination = match flow {
+        Flow::Known => destination,
+        Flow::Translated => local_pod::<F>(&scratch.packet.tuple.destination),
         Flow::New => {
             if source.is_isolated() || destination.is_isolated() {
                 judge_and_open::<F>(scratch, source.egress_set, destination.ingress_set)?;
             }
+            destination
         }
         Flow::WithoutBackend => {
             reject::answer::<F>(ctx, &scratch.packet, &source)?;
             return Ok(Verdict::Reject { ifindex: source.ifindex });
         }
         Flow::Dropped(reason) => return Err(reason),
-    }
-    let destination = local_pod::<F>(&scratch.packet.tuple.destination);
+    };
     if destination.is_present() {
         return forward::deliver(ctx, &destination);
     }
@@ -92,7 +93,7 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
     match find_flow::<F>(ctx, scratch) {
         Flow::New => {}
         Flow::Dropped(reason) => return Err(reason),
-        Flow::Known | Flow::WithoutBackend => return Ok(Verdict::Pass),
+        Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(Verdict::Pass),
     }
     if destination.is_isolated() {
         if packet::ingress_ifindex(ctx) == config::host_ingress_ifindex() {
@@ -110,8 +111,10 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
 #[derive(Clone, Copy)]
 enum Flow {
     New,
-    /// Refreshed and translated: only forwarding is left.
+    /// Refreshed: only forwarding is left.
     Known,
+    /// As `Known`, and the packet now goes to another address.
+    Translated,
     /// It goes to a service that has no backend.
     WithoutBackend,
     Dropped(DropReason),
@@ -131,20 +134,18 @@ fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow 
 #[inline(never)]
 fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     match advance_flow::<F>(ctx, scratch) {
-        Ok(true) => Flow::Known,
-        Ok(false) => Flow::New,
+        Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),
     }
 }
 
-/// False when the packet belongs to no known flow.
 #[inline(always)]
-fn advance_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<bool, DropReason> {
+fn advance_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     let Some(hit) = conntrack::find::<F>(&scratch.packet.tuple) else {
-        return Ok(false);
+        return Ok(Flow::New);
     };
     if conntrack::is_reopened(&hit, &scratch.packet) {
-        return Ok(false);
+        return Ok(Flow::New);
     }
     let is_translated = hit.translate(scratch)?;
     if config::cut_established() && hit.state().epoch != conntrack::policy_epoch() {
@@ -153,8 +154,9 @@ fn advance_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Re
     hit.advance(&scratch.packet);
     if is_translated {
         nat::translate::<F>(ctx, scratch)?;
+        return Ok(Flow::Translated);
     }
-    Ok(true)
+    Ok(Flow::Known)
 }
 
 /// An established flow meets policies that changed since it was judged: it is judged once more, and cut if denied.
@@ -193,22 +195,22 @@ fn judge_again<F: Parse>(
 #[inline(never)]
 fn related_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     match related::<F>(ctx, scratch) {
-        Ok(true) => Flow::Known,
-        Ok(false) => Flow::New,
+        Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),
     }
 }
 
 #[inline(always)]
-fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<bool, DropReason> {
+fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     let embedded = packet::embedded::<F>(ctx, &scratch.packet)?;
     let Some(hit) = conntrack::find_quoted::<F>(&embedded.tuple) else {
-        return Ok(false);
+        return Ok(Flow::New);
     };
     if hit.translate(scratch)? {
         icmp_error::translate::<F>(ctx, scratch, &embedded)?;
+        return Ok(Flow::Translated);
     }
-    Ok(true)
+    Ok(Flow::Known)
 }
 
 /// Service → policy → conntrack → NAT for the first packet of a flow to a frontend.
@@ -246,7 +248,7 @@ fn translate_new<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> R
     let opening = Opening::new(service_id, allowed, false);
     conntrack::open_translated::<F>(scratch, &opening)?;
     nat::translate::<F>(ctx, scratch)?;
-    Ok(Flow::Known)
+    Ok(Flow::Translated)
 }
 
 /// Policy → conntrack for the first packet of a flow that is not translated.

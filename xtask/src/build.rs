@@ -17,22 +17,32 @@ pub(crate) struct Options {
     ebpf: bool,
 }
 
-/// Builds everything that runs on a node.
+/// The packages that are built for this machine. Every call of cargo chooses all of them, even if it builds only a
+/// part: the features of dependencies follow from the choice, and with other features they are built once more.
+pub(crate) const EVERYTHING: &[&str] = &["--workspace", "--exclude", "dataplane-ebpf", "--exclude", "xtask"];
+
+/// Builds everything that runs on a node, and the demo.
 pub(crate) fn build(options: &Options) -> Result<()> {
     build_ebpf::build()?;
-    if options.ebpf {
-        return Ok(());
+    match (options.ebpf, options.release) {
+        (true, _) => Ok(()),
+        (_, true) => binaries("release", "release", &["-p", "agent", "-p", "millrace-cli", "--bins"]),
+        (_, false) => {
+            binaries("dev", "debug", &[EVERYTHING, &["--exclude", "cni-plugin", "--bins"]].concat())
+        }
     }
-    binaries(options.release)
 }
 
-/// Builds the binaries into `target/debug` or `target/release`.
-fn binaries(release: bool) -> Result<()> {
-    let (profile, folder) = if release { ("release", "release") } else { ("dev", "debug") };
+/// Builds everything with the features that dependencies have in tests.
+pub(crate) fn for_tests() -> Result<()> {
+    build_ebpf::build()?;
+    binaries("dev", "debug", &[EVERYTHING, &["--exclude", "cni-plugin", "--bins", "--tests"]].concat())
+}
+
+fn binaries(profile: &str, folder: &str, chosen: &[&str]) -> Result<()> {
     let folder = workspace::target().join(folder);
     command::announce("agent and command line");
-    let mut cargo = command::cargo("build");
-    command::run(cargo.args(["--profile", profile, "-p", "agent", "-p", "millrace-cli", "--bins"]))?;
+    command::run(command::cargo("build").args(["--profile", profile]).args(chosen))?;
 
     command::announce("CNI plugin: small, and static, because it runs on whatever the host has");
     let mut cargo = command::cargo("rustc");

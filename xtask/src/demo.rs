@@ -18,11 +18,12 @@ pub(crate) struct Options {
 pub(crate) fn demo(options: &Options) -> Result<()> {
     machine::require_ebpf("the demo")?;
     debian::ensure(test::NEEDED)?;
-    if !options.remove {
-        build::build(&build::Options::default())?;
-    }
-    command::announce("the demo itself");
-    command::run(command::cargo("build").args(["-p", "millrace-tests", "--bin", "demo"]))?;
+    build::build(&build::Options::default())?;
+    play(options)
+}
+
+/// Runs the demo, which is built.
+pub(crate) fn play(options: &Options) -> Result<()> {
     let mut demo = command::program(workspace::target().join("debug/demo"));
     let chosen = [(options.keep, "--keep"), (options.remove, "--remove")];
     command::run(demo.args(chosen.iter().filter(|(chosen, _)| *chosen).map(|(_, option)| option)))

@@ -1,8 +1,5 @@
 //! Everything that is checked without running the product: form, clippy, walls, documentation.
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -54,8 +51,7 @@ fn rustdoc() -> Result<()> {
 
 fn walls() -> Result<()> {
     let root = workspace::root();
-    let mut files = Vec::new();
-    sources(&root, &mut files)?;
+    let files = workspace::sources()?;
     let mut found = Vec::new();
     for file in &files {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -67,21 +63,6 @@ fn walls() -> Result<()> {
     }
     if !found.is_empty() {
         bail!("{} in {} files", found.len(), files.len());
-    }
-    Ok(())
-}
-
-/// Every Rust source and manifest of the workspace.
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && name != "target" && !name.starts_with('.') {
-            sources(&path, found)?;
-        } else if name == "Cargo.toml" || path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod docs;
 mod lint;
 mod machine;
 mod test;
+mod tiers;
 mod toolchain;
 mod verifier;
 mod walls;

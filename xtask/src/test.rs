@@ -1,6 +1,5 @@
 //! The test tiers: each is run, timed and counted; a tier that ran nothing has failed.
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -8,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, build_ebpf, command, debian, demo, lint, machine, workspace};
+use crate::{build, build_ebpf, command, debian, demo, lint, machine, tiers::Tier};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -21,29 +20,6 @@ pub(crate) struct Options {
     all: bool,
 }
 
-/// A tier of tests; the later, the more it needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(crate) enum Tier {
-    /// Logic alone: no root, no kernel feature
-    Pure,
-    /// The real programs in the kernel, one packet at a time
-    Program,
-    /// Real traffic between network namespaces
-    Netns,
-}
-
-impl Tier {
-    const ALL: [Self; 3] = [Self::Pure, Self::Program, Self::Netns];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Pure => "pure",
-            Self::Program => "program",
-            Self::Netns => "netns",
-        }
-    }
-}
-
 /// Programs that the tests call.
 pub(crate) const NEEDED: &[debian::Needed] = &[debian::Needed {
     program: "ip",
@@ -52,11 +28,13 @@ pub(crate) const NEEDED: &[debian::Needed] = &[debian::Needed {
 }];
 
 /// What a tier did.
-#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Default, PartialEq, Eq, Debug)]
 struct Counts {
     passed: usize,
     failed: usize,
     ignored: usize,
+    /// Names of those that failed, as far as they were printed.
+    failures: Vec<String>,
 }
 
 /// Builds everything and runs the tiers; ends with one line of totals.
@@ -83,7 +61,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         report.push(line(tier.name(), started.elapsed(), &format!("{passed} passed, {failed} failed")));
     }
     if options.all {
-        report.push(step("demo", &mut problems, || demo::demo(&demo::Options::default())));
+        report.push(step("demo", &mut problems, || demo::play(&demo::Options::default())));
     }
     println!("\n{}", report.join("\n"));
     println!("test: {} passed, {} failed", total.passed, total.failed);
@@ -109,11 +87,11 @@ fn line(name: &str, took: Duration, outcome: &str) -> String {
 fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
     if tier != Tier::Pure {
         // After the pure tier, whose build of the CNI plugin is not the static one.
-        build::build(&build::Options::default())?;
+        build::for_tests()?;
     }
     command::announce(&format!("tests of tier {}", tier.name()));
     let (mut counts, mut succeeded) = (Counts::default(), true);
-    for mut cargo in calls(tier)? {
+    for mut cargo in tier.calls()? {
         succeeded &= count_tests(&mut cargo, &mut counts)?;
     }
     let name = tier.name();
@@ -124,62 +102,12 @@ fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
         problems.push(format!("tier {name} ignored {} tests", counts.ignored));
     }
     if counts.failed > 0 {
-        problems.push(format!("tier {name}: {} tests failed", counts.failed));
+        let which = counts.failures.join(", ");
+        problems.push(format!("tier {name}: {} tests failed: {which}", counts.failed));
     } else if !succeeded {
         problems.push(format!("tier {name} did not build or was ended"));
     }
     Ok(counts)
-}
-
-/// The calls of cargo that run a tier.
-fn calls(tier: Tier) -> Result<Vec<Command>> {
-    let cargo = |arguments: &[&str]| {
-        let mut cargo = command::cargo("test");
-        cargo.arg("--no-fail-fast").args(arguments);
-        cargo
-    };
-    let mut in_tests = cargo(&["-p", "millrace-tests"]);
-    for target in targets(tier)? {
-        in_tests.args(["--test", &target]);
-    }
-    Ok(match tier {
-        Tier::Pure => {
-            let others = ["--workspace", "--exclude", "dataplane-ebpf", "--exclude", "millrace-tests"];
-            vec![cargo(&others), in_tests]
-        }
-        Tier::Program => {
-            in_tests.arg("--lib");
-            vec![in_tests]
-        }
-        Tier::Netns => vec![in_tests],
-    })
-}
-
-/// The targets in `tests/tests` of one tier.
-fn targets(tier: Tier) -> Result<Vec<String>> {
-    let folder = workspace::root().join("tests/tests");
-    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let is_target =
-            path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
-        if let Some(name) = path.file_stem().filter(|_| is_target) {
-            names.push(name.to_string_lossy().into_owned());
-        }
-    }
-    names.retain(|name| tier_of(name) == tier);
-    names.sort();
-    Ok(names)
-}
-
-/// The first word of a target's name says what it needs. Whatever else it is called, it runs.
-fn tier_of(target: &str) -> Tier {
-    match target.split('_').next() {
-        Some("program") => Tier::Program,
-        Some("netns") => Tier::Netns,
-        _ => Tier::Pure,
-    }
 }
 
 /// Runs the tests with their output shown, and counts by the closing line of each test program. Says whether cargo
@@ -196,6 +124,8 @@ fn count_tests(cargo: &mut Command, counts: &mut Counts) -> Result<bool> {
 }
 
 fn count(line: &str, counts: &mut Counts) {
+    let failure = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"));
+    counts.failures.extend(failure.map(String::from));
     let Some(result) = line.strip_prefix("test result: ") else { return };
     for part in result.split([';', '.']) {
         let mut words = part.split_whitespace();
@@ -223,18 +153,11 @@ mod tests {
             &mut counts,
         );
         count("test a::b ... ok", &mut counts);
+        count("test a::c ... FAILED", &mut counts);
         count(
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
             &mut counts,
         );
-        assert_eq!(counts, Counts { passed: 14, failed: 3, ignored: 1 });
-    }
-
-    #[test]
-    fn every_test_target_has_a_tier() {
-        assert_eq!(tier_of("program_flows"), Tier::Program);
-        assert_eq!(tier_of("netns"), Tier::Netns);
-        assert_eq!(tier_of("netns_restart"), Tier::Netns);
-        assert_eq!(tier_of("policy_oracle"), Tier::Pure);
+        assert_eq!(counts, Counts { passed: 14, failed: 3, ignored: 1, failures: vec!["a::c".into()] });
     }
 }

@@ -42,3 +42,24 @@ pub(crate) fn publish(built: &Path, published: &Path) -> Result<bool> {
     fs::rename(&partial, published).with_context(|| format!("cannot write {}", published.display()))?;
     Ok(true)
 }
+
+/// Every Rust source and manifest of the workspace.
+pub(crate) fn sources() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    collect(&root(), &mut found)?;
+    Ok(found)
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            collect(&path, found)?;
+        } else if name == "Cargo.toml" || path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}

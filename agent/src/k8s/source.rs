@@ -17,8 +17,8 @@ use super::{
 /// Where cluster objects come from. Displayed as status shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceConfig {
-    /// A directory of Kubernetes YAML.
-    Manifests(PathBuf),
+    /// A directory of Kubernetes YAML, and the folder that keeps the last good content of its files.
+    Manifests { dir: PathBuf, copies: PathBuf },
     /// The API server that a kubeconfig file names.
     Kubeconfig(PathBuf),
     /// The API server of the cluster that the agent runs in as a pod.
@@ -28,7 +28,7 @@ pub enum SourceConfig {
 impl fmt::Display for SourceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Manifests(dir) => write!(f, "manifests {}", dir.display()),
+            Self::Manifests { dir, .. } => write!(f, "manifests {}", dir.display()),
             Self::Kubeconfig(file) => write!(f, "kubeconfig {}", file.display()),
             Self::InCluster => f.write_str("in-cluster"),
         }
@@ -80,6 +80,8 @@ pub enum Subject {
     Watch(Kind),
     /// A manifest, by file name.
     File(String),
+    /// The copies of the manifests.
+    Copies,
     /// An object that several manifests define.
     Duplicate(ObjectKey),
     Object(ObjectKey),
@@ -91,6 +93,7 @@ impl fmt::Display for Subject {
             Self::Source => f.write_str("source"),
             Self::Watch(kind) => write!(f, "watch of {}", kind_name(*kind)),
             Self::File(name) => write!(f, "manifest {name}"),
+            Self::Copies => f.write_str("copies of manifests"),
             Self::Duplicate(key) => write!(f, "duplicate {key}"),
             Self::Object(key) => key.fmt(f),
         }
@@ -180,7 +183,7 @@ impl SourceError {
 /// When the source cannot start. Everything later is reported and retried.
 pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
     match config {
-        SourceConfig::Manifests(dir) => manifests::run(dir, events).await,
+        SourceConfig::Manifests { dir, copies } => manifests::run(dir, copies, events).await,
         SourceConfig::Kubeconfig(_) | SourceConfig::InCluster => watch::run(config, events).await,
     }
 }

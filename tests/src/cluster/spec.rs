@@ -149,10 +149,11 @@ impl ServiceSpec {
         self
     }
 
-    /// Whether the Service selects a pod. Without a selector it selects none.
+    /// Whether the Service selects a pod: of its own namespace only, and without a selector none.
     #[must_use]
     pub fn selects(&self, pod: &PodSpec) -> bool {
-        !self.selector.is_empty()
+        self.namespace == pod.namespace
+            && !self.selector.is_empty()
             && self.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
     }
 }

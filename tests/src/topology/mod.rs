@@ -33,7 +33,7 @@ pub use self::{
     fabric::{CLIENT_V4, CLIENT_V6},
     inspect::Maps,
     node::Node,
-    pod::Pod,
+    pod::{Pod, PodMacs},
 };
 use crate::{
     cluster::{BARRIER_IP, ControlPlane, PodSpec},

@@ -39,6 +39,13 @@ pub struct Pod {
     netns: Netns,
 }
 
+/// The two ends of a pod's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodMacs {
+    pub pod: [u8; 6],
+    pub host: [u8; 6],
+}
+
 impl Pod {
     /// Makes namespace, cgroup and process; the pod has no interface yet.
     pub(super) fn build(run: &Run, node: &Node, spec: &PodSpec, uid: &str, outlives: bool) -> Result<Self> {
@@ -123,6 +130,20 @@ impl Pod {
         self.result.get().unwrap_or(&Value::Null)
     }
 
+    /// The link-layer addresses that ADD reported: the pod's and its host's side.
+    pub fn macs(&self) -> Result<PodMacs> {
+        let interfaces =
+            self.cni_result()["interfaces"].as_array().context("the result has no interfaces")?;
+        let mac = |inside: bool| {
+            let interface = interfaces.iter().find(|interface| interface["sandbox"].is_string() == inside);
+            let mac = interface
+                .and_then(|interface| interface["mac"].as_str())
+                .context("an interface has no `mac`")?;
+            parse_mac(mac).with_context(|| format!("{mac} is no link-layer address"))
+        };
+        Ok(PodMacs { pod: mac(true)?, host: mac(false)? })
+    }
+
     /// A CNI call about this pod.
     #[must_use]
     pub fn cni_call(&self, node: &Node, command: &str) -> CniCall {
@@ -166,6 +187,11 @@ impl Pod {
         let deleted = node.cni(&self.cni_call(node, "DEL"))?;
         deleted.map(drop).with_context(|| format!("detach {}/{}", self.namespace, self.name))
     }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes?.try_into().ok()
 }
 
 /// The addresses of a CNI result.

@@ -1,7 +1,11 @@
 //! Tests with real interfaces, real agents and real connections: several nodes on one machine, no cluster.
+mod bad_input;
 mod cluster_ip;
+mod cni;
 mod expect;
 mod fabric;
 mod pod_to_pod;
 mod policy;
 mod policy_table;
+mod restart;
+mod spoofing;

@@ -1,7 +1,7 @@
 //! The files of the directory, merged: what they say together, and what that changes.
 //!
-//! A file that cannot be parsed keeps what it said before. The first file by name wins an object that several
-//! define. A change costs what changed, not the size of the directory.
+//! A file that cannot be parsed keeps what it said before, also from one start of the agent to the next. The first
+//! file by name wins an object that several define. A change costs what changed, not the size of the directory.
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::{
@@ -10,6 +10,7 @@ use agent_core::{
 };
 
 use super::{
+    copies::{Content, Loaded},
     directory::Findings,
     document::{self, Parsed},
 };
@@ -22,9 +23,21 @@ use crate::k8s::{
 /// Where an object is: the file and the place in it. The lowest wins.
 type Place = (String, usize);
 
+/// What a reading changes.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    pub batch: Batch,
+    /// What the copies are to hold.
+    pub copies: BTreeMap<String, Content>,
+}
+
 /// The last good content of every file.
 #[derive(Debug, Default)]
 pub struct Catalog {
+    /// From before the start; taken in with the first complete reading.
+    copies: Loaded,
+    /// Why the copy of a file is of no use.
+    damaged_copies: BTreeMap<String, String>,
     files: BTreeMap<String, Parsed>,
     places: BTreeMap<ObjectKey, BTreeSet<Place>>,
     /// How many keys use a namespace.
@@ -38,47 +51,92 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Begins with the copies of before.
+    #[must_use]
+    pub fn new(copies: Loaded) -> Self {
+        Self { copies, ..Self::default() }
+    }
+
     /// Takes in what was read; returns what it changes.
-    pub fn take(&mut self, findings: Findings) -> Batch {
-        let mut batch = Batch::default();
+    pub fn take(&mut self, findings: Findings) -> Taken {
+        let mut taken = Taken::default();
+        let Taken { batch, copies } = &mut taken;
         if self.unreadable != findings.unreadable {
             let problems = findings.unreadable.iter().cloned().collect();
             batch.reports.push(Report { subject: Subject::Source, problems });
             self.unreadable = findings.unreadable;
         }
         if self.unreadable.is_some() {
-            return batch;
+            return taken;
+        }
+        if findings.complete && !self.synced {
+            self.restore(&findings.files, batch, copies);
         }
         let mut touched = BTreeSet::new();
         for (name, content) in findings.files {
             match content {
                 None => {
-                    self.report_file(&name, Vec::new(), &mut batch);
+                    self.report_file(&name, Vec::new(), batch);
                     self.replace(&name, Parsed::default(), &mut touched);
+                    copies.insert(name, Content::Gone);
                 }
-                Some(Err(problem)) => self.report_file(&name, vec![problem], &mut batch),
+                Some(Err(problem)) => self.report_file(&name, vec![problem], batch),
                 Some(Ok(text)) => match document::parse(&name, &text) {
                     Ok(parsed) => {
-                        self.report_file(&name, Vec::new(), &mut batch);
+                        let content = if parsed.is_good() { Content::Good } else { Content::PartlyGood };
+                        self.report_file(&name, Vec::new(), batch);
                         self.replace(&name, parsed, &mut touched);
+                        copies.insert(name, content(text));
                     }
                     Err(errors) => {
-                        self.report_file(&name, errors.iter().map(ToString::to_string).collect(), &mut batch);
+                        self.report_file(&name, errors.iter().map(ToString::to_string).collect(), batch);
                     }
                 },
             }
         }
-        // Namespaces come and go with their residents.
-        let namespaces: BTreeSet<_> = touched.iter().filter_map(namespace_of).collect();
-        touched.extend(namespaces);
-        for key in touched {
-            self.settle(key, &mut batch);
-        }
+        self.settle_all(touched, batch);
         if findings.complete && !self.synced {
             self.synced = true;
             batch.updates.extend(Kind::ALL.map(Update::Synced));
         }
-        batch
+        taken
+    }
+
+    /// Puts the copies of the files that are there in force, for the files to build on.
+    fn restore(
+        &mut self,
+        files: &BTreeMap<String, Option<Result<String, String>>>,
+        batch: &mut Batch,
+        copies: &mut BTreeMap<String, Content>,
+    ) {
+        let mut touched = BTreeSet::new();
+        for (name, copy) in std::mem::take(&mut self.copies) {
+            // Deleting a file deletes its objects, also while no agent runs.
+            let Some(Some(_)) = files.get(&name) else {
+                copies.insert(name, Content::Gone);
+                continue;
+            };
+            match copy.and_then(|text| document::parse(&name, &text).map_err(|errors| errors[0].to_string()))
+            {
+                Ok(parsed) => self.replace(&name, parsed, &mut touched),
+                Err(damage) => {
+                    let problem = format!(
+                        "manifest {name}: the copy of what it said before cannot be used ({damage}); mend the manifest"
+                    );
+                    self.damaged_copies.insert(name, problem);
+                }
+            }
+        }
+        self.settle_all(touched, batch);
+    }
+
+    fn settle_all(&mut self, mut touched: BTreeSet<ObjectKey>, batch: &mut Batch) {
+        // Namespaces come and go with their residents.
+        let namespaces: BTreeSet<_> = touched.iter().filter_map(namespace_of).collect();
+        touched.extend(namespaces);
+        for key in touched {
+            self.settle(key, batch);
+        }
     }
 
     fn report_file(&mut self, name: &str, mut problems: Vec<String>, batch: &mut Batch) {
@@ -89,6 +147,12 @@ impl Catalog {
         };
         for problem in &mut problems {
             *problem = format!("{problem}; until then {consequence}");
+        }
+        if problems.is_empty() {
+            // The copy is written anew, or removed.
+            self.damaged_copies.remove(name);
+        } else {
+            problems.extend(self.damaged_copies.get(name).cloned());
         }
         let earlier = if problems.is_empty() {
             self.broken.remove(name)
@@ -196,7 +260,7 @@ fn namespace_of(key: &ObjectKey) -> Option<ObjectKey> {
 
 #[cfg(test)]
 mod tests {
-    use super::Catalog;
+    use super::{Catalog, Taken};
     use crate::k8s::{
         manifests::directory::Findings,
         source::{Batch, OpenProblems, subject_of},
@@ -208,7 +272,7 @@ mod tests {
             .iter()
             .map(|(name, text)| ((*name).to_owned(), text.map(|text| Ok(text.to_owned()))))
             .collect();
-        let batch = catalog.take(Findings { files, complete: true, ..Findings::default() });
+        let Taken { batch, .. } = catalog.take(Findings { files, complete: true, ..Findings::default() });
         let updates =
             batch.updates.iter().map(subject_of).filter(|text| !text.starts_with("synced")).collect();
         (updates, batch)
@@ -287,7 +351,8 @@ mod tests {
         take(&mut catalog, &[("a.yaml", Some(&pod("web", "{}")))]);
         let findings =
             Findings { unreadable: Some("gone".to_owned()), complete: true, ..Findings::default() };
-        let gone = catalog.take(findings);
+        let Taken { batch: gone, copies } = catalog.take(findings);
+        assert!(copies.is_empty(), "{copies:?}");
         assert!(gone.updates.is_empty());
         assert_eq!(sentences([gone.clone()]), ["gone"]);
         let (_, back) = take(&mut catalog, &[]);

@@ -97,12 +97,15 @@ impl Directory {
 
     /// Reads what is ready. A whole comparison leaves unsettled files for later.
     pub fn read(&mut self, ready: &Ready, is_unsettled: impl Fn(&str) -> bool) -> Findings {
-        let mut findings = Findings { complete: ready.everything, ..Findings::default() };
+        // The first reading is of everything, also when the directory was away for a while.
+        let everything = ready.everything || !self.begun;
+        let mut findings = Findings { complete: everything, ..Findings::default() };
         let mut names = ready.files.clone();
-        if ready.everything {
+        if everything {
             match self.compare() {
                 Ok(changed) => {
-                    let settled = changed.into_iter().filter(|name| !is_unsettled(name));
+                    // A file that the first reading left out would count as deleted.
+                    let settled = changed.into_iter().filter(|name| !self.begun || !is_unsettled(name));
                     let (fresh, settled): (BTreeSet<_>, BTreeSet<_>) =
                         settled.partition(|name| self.begun && self.is_fresh(name));
                     findings.fresh = fresh;
@@ -151,7 +154,8 @@ impl Directory {
                 continue;
             }
             let signature = fs::metadata(self.path.join(&name)).map(|metadata| Signature::of(&metadata)).ok();
-            if signature != self.files.get(&name).copied() {
+            // A file that cannot be examined may be there all the same: reading it tells.
+            if signature.is_none() || signature != self.files.get(&name).copied() {
                 changed.insert(name.clone());
             }
             listed.insert(name);

@@ -1,5 +1,5 @@
 //! The text of a manifest → objects.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +14,22 @@ pub struct Parsed {
     pub objects: Vec<(ObjectKey, Outcome<Applied>)>,
     /// Kinds of Kubernetes objects that are nothing to the dataplane.
     pub ignored: BTreeSet<String>,
+}
+
+impl Parsed {
+    /// Whether there is no object that cannot be used.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.objects.iter().all(|(_, outcome)| !matches!(outcome, Outcome::Invalid { .. }))
+    }
+}
+
+/// What is found on the way through a manifest.
+#[derive(Default)]
+struct Found {
+    parsed: Parsed,
+    /// The objects as JSON, one for each in `parsed`; nothing unless asked for.
+    sources: Option<Vec<String>>,
 }
 
 /// A document that cannot be used.
@@ -47,10 +63,39 @@ impl Fault {
 /// # Errors
 /// One error for each document that cannot be used.
 pub fn parse(file: &str, text: &str) -> Result<Parsed, Vec<DocumentError>> {
-    let mut parsed = Parsed::default();
+    find(file, text, Found::default()).map(|found| found.parsed)
+}
+
+/// The manifest with the version of an earlier one for each object that can be used there, but not here.
+#[must_use]
+pub fn mend(text: &str, earlier: &str) -> String {
+    let mut good = BTreeMap::new();
+    for (key, outcome, source) in sources(earlier) {
+        // The first counts.
+        good.entry(key).or_insert(matches!(outcome, Outcome::Usable { .. }).then_some(source));
+    }
+    let mended = sources(text).into_iter().map(|(key, outcome, source)| match (outcome, good.get(&key)) {
+        (Outcome::Invalid { .. }, Some(Some(good))) => good.clone(),
+        _ => source,
+    });
+    mended.collect::<Vec<_>>().join("\n---\n")
+}
+
+/// The objects of a manifest, as JSON too. A manifest that cannot be parsed has none.
+fn sources(text: &str) -> Vec<(ObjectKey, Outcome<Applied>, String)> {
+    let asked_for = Found { sources: Some(Vec::new()), ..Found::default() };
+    let found = find("", text, asked_for).unwrap_or_default();
+    let objects = found.parsed.objects.into_iter();
+    objects
+        .zip(found.sources.unwrap_or_default())
+        .map(|((key, outcome), source)| (key, outcome, source))
+        .collect()
+}
+
+fn find(file: &str, text: &str, mut found: Found) -> Result<Found, Vec<DocumentError>> {
     let mut errors = Vec::new();
     for (index, (first_line, document)) in documents(text).into_iter().enumerate() {
-        if let Err(fault) = parse_document(&document, &mut parsed) {
+        if let Err(fault) = parse_document(&document, &mut found) {
             errors.push(DocumentError {
                 file: file.to_owned(),
                 document: index + 1,
@@ -60,7 +105,7 @@ pub fn parse(file: &str, text: &str) -> Result<Parsed, Vec<DocumentError>> {
             });
         }
     }
-    if errors.is_empty() { Ok(parsed) } else { Err(errors) }
+    if errors.is_empty() { Ok(found) } else { Err(errors) }
 }
 
 /// The documents of a file and the lines they begin at, split at `---` as `kubectl` does.
@@ -86,7 +131,7 @@ fn documents(text: &str) -> Vec<(u64, String)> {
     documents
 }
 
-fn parse_document(text: &str, parsed: &mut Parsed) -> Result<(), Fault> {
+fn parse_document(text: &str, found: &mut Found) -> Result<(), Fault> {
     // The limits on size guard against hostile input; whoever writes here is root already.
     let options = serde_saphyr::options! { budget: None, with_snippet: false };
     let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
@@ -96,10 +141,10 @@ fn parse_document(text: &str, parsed: &mut Parsed) -> Result<(), Fault> {
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         Fault { problem: format!("is no valid YAML: {text}"), remedy: "correct the syntax", line }
     })?;
-    if value.is_null() { Ok(()) } else { add_object(value, parsed) }
+    if value.is_null() { Ok(()) } else { add_object(value, found) }
 }
 
-fn add_object(mut value: Value, parsed: &mut Parsed) -> Result<(), Fault> {
+fn add_object(mut value: Value, found: &mut Found) -> Result<(), Fault> {
     let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (version, kind) = (field("apiVersion"), field("kind"));
     if version.is_empty() || kind.is_empty() {
@@ -113,19 +158,19 @@ fn add_object(mut value: Value, parsed: &mut Parsed) -> Result<(), Fault> {
                 fields.entry("apiVersion").or_insert_with(|| version.clone().into());
                 fields.entry("kind").or_insert_with(|| object_kind.into());
             }
-            add_object(item, parsed)
+            add_object(item, found)
         });
     }
     match (version.as_str(), kind.as_str()) {
         ("v1", "List") => Err(Fault::new("is a List without items", "list the objects under items")),
-        ("v1", "Service") => add::<Service>(value, Scope::Namespaced, parsed),
-        ("v1", "Pod") => add::<Pod>(value, Scope::Namespaced, parsed),
-        ("v1", "Namespace") => add::<Namespace>(value, Scope::Cluster, parsed),
-        ("v1", "Node") => add::<Node>(value, Scope::Cluster, parsed),
-        ("discovery.k8s.io/v1", "EndpointSlice") => add::<EndpointSlice>(value, Scope::Namespaced, parsed),
-        ("networking.k8s.io/v1", "NetworkPolicy") => add::<NetworkPolicy>(value, Scope::Namespaced, parsed),
+        ("v1", "Service") => add::<Service>(value, Scope::Namespaced, found),
+        ("v1", "Pod") => add::<Pod>(value, Scope::Namespaced, found),
+        ("v1", "Namespace") => add::<Namespace>(value, Scope::Cluster, found),
+        ("v1", "Node") => add::<Node>(value, Scope::Cluster, found),
+        ("discovery.k8s.io/v1", "EndpointSlice") => add::<EndpointSlice>(value, Scope::Namespaced, found),
+        ("networking.k8s.io/v1", "NetworkPolicy") => add::<NetworkPolicy>(value, Scope::Namespaced, found),
         _ if is_of_no_concern(&version, &kind) => {
-            parsed.ignored.insert(format!("{kind} ({version})"));
+            found.parsed.ignored.insert(format!("{kind} ({version})"));
             Ok(())
         }
         _ => Err(Fault::new(
@@ -144,11 +189,14 @@ enum Scope {
 /// The namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-fn add<K: Convert + DeserializeOwned>(value: Value, scope: Scope, parsed: &mut Parsed) -> Result<(), Fault> {
+fn add<K: Convert + DeserializeOwned>(value: Value, scope: Scope, found: &mut Found) -> Result<(), Fault> {
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let kind = convert::kind_name(K::KIND);
     if name.is_empty() {
         return Err(Fault::new(format!("{kind} without metadata.name"), "name the object"));
+    }
+    if let Some(sources) = &mut found.sources {
+        sources.push(value.to_string());
     }
     let mut object: K = serde_path_to_error::deserialize(value).map_err(|error| {
         let problem = format!("{kind} {name}: {}: {}", error.path(), error.inner());
@@ -165,7 +213,7 @@ fn add<K: Convert + DeserializeOwned>(value: Value, scope: Scope, parsed: &mut P
                 .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
         ),
     };
-    parsed.objects.push(convert::convert(&object));
+    found.parsed.objects.push(convert::convert(&object));
     Ok(())
 }
 
@@ -199,7 +247,7 @@ const CORE_KINDS: [&str; 14] = [
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{mend, parse};
     use crate::k8s::convert::Outcome;
 
     const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop}\n";
@@ -296,5 +344,25 @@ mod tests {
         let outcome = |port: &str| parse("a.yaml", &policy(port)).unwrap().objects.remove(0).1;
         assert!(matches!(outcome("80"), Outcome::Usable { .. }));
         assert!(matches!(outcome("'80'"), Outcome::Invalid { .. }));
+    }
+
+    #[test]
+    fn mending_takes_the_earlier_version_of_what_cannot_be_used_and_of_nothing_else() {
+        let service = |name: &str, address: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
+                 spec: {{clusterIP: {address}, ports: [{{port: 80}}]}}}}\n---\n"
+            )
+        };
+        let [web, db, new] = ["web", "db", "new"].map(|name| move |address: &str| service(name, address));
+        let earlier = web("10.96.0.1") + &db("10.96.0.2") + &service("old", "10.96.0.3");
+        let broken = web("10.96.0.256") + &db("10.96.0.4") + &new("x");
+        let mended = mend(&broken, &earlier);
+        let expected = web("10.96.0.1") + &db("10.96.0.4") + &new("x");
+        assert_eq!(parse("a.yaml", &mended), parse("a.yaml", &expected));
+        assert!(!parse("a.yaml", &mended).unwrap().is_good(), "{mended}");
+        assert_eq!(mend(&broken, &mended), mended);
+        assert_eq!(mend(&earlier, &broken), mend(&earlier, ""), "nothing to mend");
+        assert_eq!(mend(&broken, "torn: ["), mend(&broken, ""));
     }
 }

@@ -1,13 +1,16 @@
 //! A directory of Kubernetes YAML as source: the embedded default, without a cluster.
 //!
 //! [`settle`] decides when a changed file is ready to be read, [`directory`] reads what changed, [`document`]
-//! parses a file, [`catalog`] merges the files and says what differs.
+//! parses a file, [`catalog`] merges the files and says what differs, [`copies`] keeps their last good content for
+//! the next start.
 pub mod catalog;
+pub mod copies;
 pub mod directory;
 pub mod document;
 pub mod settle;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::mpsc::{self as std_mpsc, RecvTimeoutError},
     thread,
@@ -16,7 +19,12 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use self::{catalog::Catalog, directory::Directory, settle::Settling};
+use self::{
+    catalog::{Catalog, Taken},
+    copies::{Content, Copies},
+    directory::Directory,
+    settle::Settling,
+};
 use super::source::{Event, SourceError};
 
 /// How often the directory is compared with what is known of it, for changes without notification: the target of
@@ -39,11 +47,11 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Runs the source until the receiver is dropped.
+/// Runs the source until the receiver is dropped. The last good content of the files is kept in the folder `copies`.
 ///
 /// # Errors
 /// When the directory is missing or cannot be watched.
-pub async fn run(dir: &Path, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+pub async fn run(dir: &Path, copies: &Path, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
     let (signals, woken) = std_mpsc::channel();
     let notifications = signals.clone();
     let directory = Directory::open(dir, move |event| {
@@ -52,12 +60,20 @@ pub async fn run(dir: &Path, events: mpsc::Sender<Event>) -> Result<(), SourceEr
     })?;
     let stop = StopOnDrop(signals);
     let closed = events.clone();
+    let copies = copies.to_owned();
     let (ended, mut end) = oneshot::channel();
     // Reading and parsing block; a thread of its own keeps them from the runtime's workers.
     thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || {
-            follow(directory, &woken, &events);
+            let (copies, loaded) = Copies::open(&copies);
+            let events = &events;
+            thread::scope(|scope| {
+                let (changes, to_keep) = std_mpsc::channel();
+                // A change takes effect without waiting for the disk.
+                scope.spawn(move || copies.follow(&to_keep, events));
+                follow(directory, Catalog::new(loaded), &woken, events, &changes);
+            });
             // The future may be gone already.
             let _ = ended.send(());
         })
@@ -74,8 +90,13 @@ pub async fn run(dir: &Path, events: mpsc::Sender<Event>) -> Result<(), SourceEr
     Ok(())
 }
 
-fn follow(mut directory: Directory, woken: &std_mpsc::Receiver<Signal>, events: &mpsc::Sender<Event>) {
-    let mut catalog = Catalog::default();
+fn follow(
+    mut directory: Directory,
+    mut catalog: Catalog,
+    woken: &std_mpsc::Receiver<Signal>,
+    events: &mpsc::Sender<Event>,
+    changes: &std_mpsc::Sender<BTreeMap<String, Content>>,
+) {
     let mut settling = Settling::new(directory.path(), Instant::now());
     let mut compared = Instant::now();
     loop {
@@ -90,7 +111,10 @@ fn follow(mut directory: Directory, woken: &std_mpsc::Receiver<Signal>, events: 
             for name in &findings.fresh {
                 settling.postpone(name, Instant::now());
             }
-            let batch = catalog.take(findings);
+            let Taken { batch, copies } = catalog.take(findings);
+            if !copies.is_empty() && changes.send(copies).is_err() {
+                return;
+            }
             if !batch.is_empty() && events.blocking_send(Event { seen, batch }).is_err() {
                 return;
             }

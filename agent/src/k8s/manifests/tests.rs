@@ -1,10 +1,11 @@
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use agent_core::update::Update;
+use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::COMPARE_INTERVAL;
@@ -13,20 +14,37 @@ use crate::k8s::source::{Event, OpenProblems, SourceConfig, SourceError, run, su
 /// Far above what any change takes, so that only a lost change fails.
 const BOUND: Duration = Duration::from_secs(20);
 
+/// The folder of the copies, beside the leases of a state directory.
+fn copies_of(state: &TempDir) -> PathBuf {
+    state.path().join("manifests")
+}
+
 struct Source {
     events: mpsc::Receiver<Event>,
     task: JoinHandle<Result<(), SourceError>>,
     open: OpenProblems,
+    synced: bool,
+    state: Option<TempDir>,
 }
 
 impl Source {
-    /// Starts on a directory and takes everything up to the first sync.
+    /// Starts on a directory, without copies, and takes everything up to the first sync.
     async fn start(dir: &Path) -> (Self, Vec<String>) {
+        let state = tempfile::tempdir().unwrap();
+        let (source, first) = Self::start_again(dir, copies_of(&state)).await;
+        (Self { state: Some(state), ..source }, first)
+    }
+
+    /// Starts with the copies of an earlier run.
+    async fn start_again(dir: &Path, copies: PathBuf) -> (Self, Vec<String>) {
         let (sender, events) = mpsc::channel(16);
-        let config = SourceConfig::Manifests(dir.to_owned());
+        let config = SourceConfig::Manifests { dir: dir.to_owned(), copies };
         let task = tokio::spawn(async move { run(&config, sender).await });
-        let mut source = Self { events, task, open: OpenProblems::default() };
-        let first = source.next().await;
+        let mut source = Self { events, task, open: OpenProblems::default(), synced: false, state: None };
+        let mut first = Vec::new();
+        while !source.synced {
+            first.extend(source.next().await);
+        }
         (source, first)
     }
 
@@ -37,6 +55,7 @@ impl Source {
         for report in event.batch.reports {
             self.open.record(report);
         }
+        self.synced |= event.batch.updates.iter().any(|update| matches!(update, Update::Synced(_)));
         event
             .batch
             .updates
@@ -67,9 +86,14 @@ impl Source {
         }
     }
 
+    fn problems(&self) -> Vec<&str> {
+        self.open.sentences().collect()
+    }
+
     async fn stop(self) {
         drop(self.events);
         timeout(BOUND, self.task).await.expect("the source ends").unwrap().unwrap();
+        drop(self.state);
     }
 }
 
@@ -176,11 +200,15 @@ async fn a_directory_that_is_gone_stays_in_force_and_is_found_again() {
 async fn a_missing_directory_is_an_error_with_its_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, _events) = mpsc::channel(1);
-    let missing = SourceConfig::Manifests(dir.path().join("missing"));
+    let source = |name: &str| SourceConfig::Manifests {
+        dir: dir.path().join(name),
+        copies: dir.path().join("copies"),
+    };
+    let missing = source("missing");
     let error = run(&missing, sender.clone()).await.unwrap_err().to_string();
     assert!(error.contains("missing: cannot read the directory; create it"), "{error}");
     fs::write(dir.path().join("file"), "").unwrap();
-    let file = SourceConfig::Manifests(dir.path().join("file"));
+    let file = source("file");
     let error = run(&file, sender).await.unwrap_err().to_string();
     assert!(error.contains("not a directory"), "{error}");
 }
@@ -200,4 +228,137 @@ async fn a_change_arrives_within_milliseconds() {
     times.sort_unstable();
     assert!(times[10] < Duration::from_millis(50), "{times:?}");
     source.stop().await;
+}
+
+/// Runs a source from start to end, so that copies are left of what the directory holds.
+async fn run_once(dir: &TempDir, state: &TempDir) -> Vec<String> {
+    let (source, first) = Source::start_again(dir.path(), copies_of(state)).await;
+    source.stop().await;
+    first
+}
+
+#[tokio::test]
+async fn what_a_file_said_before_is_in_force_when_it_is_broken_at_the_start() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("a.yaml");
+    fs::write(&file, pod("a")).unwrap();
+    run_once(&dir, &state).await;
+    let half = format!("{}---\nkind: [", pod("other"));
+    // Text that is no text cannot be read at all.
+    for broken in [half.as_bytes(), b"\xff"] {
+        fs::write(&file, broken).unwrap();
+        // A second start in a row still knows.
+        for _ in 0..2 {
+            let (source, first) = Source::start_again(dir.path(), copies_of(&state)).await;
+            assert_eq!(first, ["+Pod default/a", "+Namespace default"]);
+            let problems = source.problems();
+            assert!(matches!(problems[..], [one] if one.starts_with("manifest a.yaml")), "{problems:?}");
+            assert!(problems[0].ends_with("what the file said before stays in force"), "{problems:?}");
+            source.stop().await;
+        }
+    }
+    let (mut source, _) = Source::start_again(dir.path(), copies_of(&state)).await;
+    fs::write(&file, pod("a2")).unwrap();
+    assert_eq!(source.until("+Pod default/a2").await, ["-Pod default/a", "+Pod default/a2"]);
+    assert!(source.problems().is_empty());
+    source.stop().await;
+    fs::write(&file, half).unwrap();
+    assert_eq!(run_once(&dir, &state).await, ["+Pod default/a2", "+Namespace default"]);
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_used_at_the_start_is_in_force_as_it_was_and_the_rest_as_it_is() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("a.yaml");
+    let policy = |cidr: &str| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: db}}, \
+             spec: {{ingress: [{{from: [{{ipBlock: {{cidr: {cidr}}}}}]}}]}}}}\n---\n"
+        )
+    };
+    let write = |cidr: &str, name: &str| fs::write(&file, policy(cidr) + &pod(name)).unwrap();
+    write("10.0.0.0/8", "old");
+    run_once(&dir, &state).await;
+    write("10.0.0.0/99", "new");
+    run_once(&dir, &state).await;
+    fs::write(&file, "kind: [").unwrap();
+    let (mut source, first) = Source::start_again(dir.path(), copies_of(&state)).await;
+    assert_eq!(first, ["+Pod default/new", "+Namespace default", "+NetworkPolicy default/db"]);
+    // Nothing to send: the good policy is in force already.
+    write("10.0.0.0/8", "new");
+    source.until_problems(|problems| problems.is_empty()).await;
+    source.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_broken_at_the_start_without_a_copy_is_ignored_and_the_others_count() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), "kind: [").unwrap();
+    fs::write(dir.path().join("b.yaml"), pod("b")).unwrap();
+    let (source, first) = Source::start(dir.path()).await;
+    assert_eq!(first, ["+Pod default/b", "+Namespace default"]);
+    let problems = source.problems();
+    assert!(matches!(problems[..], [one] if one.ends_with("until then the file is ignored")), "{problems:?}");
+    source.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_copy_is_ignored_reported_and_written_anew() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (file, copy) = (dir.path().join("a.yaml"), copies_of(&state).join("a.yaml"));
+    fs::write(&file, format!("{}---\n{}", pod("a"), pod("b"))).unwrap();
+    run_once(&dir, &state).await;
+    let whole = fs::read_to_string(&copy).unwrap();
+    // What is left of the copy is a good manifest.
+    fs::write(&copy, whole.strip_suffix(&format!("---\n{}", pod("b"))).unwrap()).unwrap();
+    fs::write(&file, "kind: [").unwrap();
+    let (mut source, first) = Source::start_again(dir.path(), copies_of(&state)).await;
+    assert!(first.is_empty(), "{first:?}");
+    let problems = source.problems();
+    assert!(
+        matches!(problems[..], [broken, copy] if broken.ends_with("until then the file is ignored")
+            && copy.contains("the copy of what it said before cannot be used (its length or its checksum is wrong)")),
+        "{problems:?}"
+    );
+    fs::write(&file, pod("a")).unwrap();
+    source.until("+Pod default/a").await;
+    assert!(source.problems().is_empty());
+    source.stop().await;
+    fs::write(&file, "kind: [").unwrap();
+    assert_eq!(run_once(&dir, &state).await, ["+Pod default/a", "+Namespace default"]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_takes_its_copy_along() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = |name: &str| dir.path().join(name);
+    fs::write(file("a.yaml"), pod("a")).unwrap();
+    fs::write(file("b.yaml"), pod("b")).unwrap();
+    run_once(&dir, &state).await;
+    // While no agent runs.
+    fs::remove_file(file("a.yaml")).unwrap();
+    let (mut source, first) = Source::start_again(dir.path(), copies_of(&state)).await;
+    assert_eq!(first, ["+Pod default/b", "+Namespace default"]);
+    // While one does.
+    fs::remove_file(file("b.yaml")).unwrap();
+    source.until("-Pod default/b").await;
+    source.stop().await;
+    assert_eq!(fs::read_dir(copies_of(&state)).unwrap().count(), 0);
+    // A broken file of the same name is another file.
+    fs::write(file("a.yaml"), "kind: [").unwrap();
+    assert!(run_once(&dir, &state).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_written_is_a_problem_and_no_more() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(copies_of(&state), "in the way").unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    let (mut source, first) = Source::start_again(dir.path(), copies_of(&state)).await;
+    assert_eq!(first, ["+Pod default/a", "+Namespace default"]);
+    source.until_problems(|problems| matches!(problems, [one] if one.contains("cannot write a.yaml"))).await;
+    fs::remove_file(copies_of(&state)).unwrap();
+    source.until_problems(|problems| problems.is_empty()).await;
+    source.stop().await;
+    assert!(copies_of(&state).join("a.yaml").is_file());
 }

@@ -24,7 +24,7 @@ pub async fn connect(source: &SourceConfig) -> Result<Client, SourceError> {
             let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)?
         }
-        SourceConfig::InCluster | SourceConfig::Manifests(_) => {
+        SourceConfig::InCluster | SourceConfig::Manifests { .. } => {
             Config::incluster().map_err(|source| SourceError::InCluster { source })?
         }
     };

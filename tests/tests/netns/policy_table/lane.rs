@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use millrace_tests::{
     cluster::{ClusterIps, PodSpec, Protocol, ServiceSpec},
     policy_table::{Labels, Places, PodName, Row, Step},
-    probe::wire::Transport,
+    probe::{client::Probe, wire::Transport},
     topology::{Pod, Topology},
 };
 
@@ -30,7 +30,15 @@ const PORTS: [(u16, Protocol); 4] =
 pub(super) struct Lane<'a> {
     topology: &'a Topology,
     number: usize,
-    pods: BTreeMap<PodName, (Arc<Pod>, ClusterIps)>,
+    pods: BTreeMap<PodName, Place>,
+}
+
+/// A pod and how to reach it.
+struct Place {
+    pod: Arc<Pod>,
+    /// Translated packet by packet, where the pod's own process is translated at its socket.
+    bystander: Probe,
+    service: ClusterIps,
 }
 
 impl<'a> Lane<'a> {
@@ -48,12 +56,13 @@ impl<'a> Lane<'a> {
                 .fold(ServiceSpec::new(&namespace, name).select("pod", name), |service, (port, protocol)| {
                     service.port(*protocol, *port, *port)
                 });
-            let ips = topology.control_plane.apply_service(&service)?;
+            let service = topology.control_plane.apply_service(&service)?;
             let running = topology.add_pod(spec)?;
             for (port, protocol) in PORTS {
                 running.probe().listen(transport(protocol), port)?;
             }
-            lane.pods.insert(pod, (running, ips));
+            let bystander = topology.bystander(&running)?;
+            lane.pods.insert(pod, Place { pod: running, bystander, service });
         }
         Ok(lane)
     }
@@ -94,7 +103,7 @@ impl<'a> Lane<'a> {
         for namespace in NAMESPACES {
             self.label_namespace(namespace, &Labels::new())?;
         }
-        for (name, (pod, _)) in &self.pods {
+        for (name, Place { pod, .. }) in &self.pods {
             let ports: Vec<_> =
                 row.ports.iter().map(|port| (port.name(), port.protocol, port.number)).collect();
             self.topology.control_plane.update_pod(pod.namespace(), pod.name(), |spec, _| {
@@ -125,27 +134,23 @@ impl<'a> Lane<'a> {
             let blocked = step.map(|step| row.blocked(step, *port)).transpose()?.unwrap_or_default();
             for (from, to) in row.pairs() {
                 let allowed = !blocked.contains(&(from.clone(), to.clone()));
-                for address in self.addresses(to) {
-                    let cell = Cell {
-                        server: self.pod(to).probe().name().to_owned(),
-                        port: *port,
-                        address,
-                        allowed,
-                    };
-                    matrix.add(self.pod(from), cell);
+                let (from, to) = (&self.pods[from], &self.pods[to]);
+                let server = to.pod.probe().name();
+                let cell = |address| Cell { server: server.to_owned(), port: *port, address, allowed };
+                for ip in to.pod.ips() {
+                    matrix.add(from.pod.probe(), cell(*ip));
+                }
+                for ip in to.service.both() {
+                    matrix.add(from.pod.probe(), cell(ip));
+                    matrix.add(&from.bystander, cell(ip));
                 }
             }
         }
-        matrix.check()
+        matrix.check(row.row)
     }
 
-    fn pod(&self, name: &PodName) -> &Arc<Pod> {
-        &self.pods[name].0
-    }
-
-    fn addresses(&self, name: &PodName) -> Vec<IpAddr> {
-        let (pod, service) = &self.pods[name];
-        pod.ips().iter().copied().chain(service.both()).collect()
+    fn pod(&self, name: &PodName) -> &Pod {
+        &self.pods[name].pod
     }
 }
 

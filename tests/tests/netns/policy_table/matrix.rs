@@ -2,15 +2,16 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use millrace_tests::{
     policy_table::Port,
-    probe::wire::{Outcome, Target},
-    topology::Pod,
+    probe::{
+        client::Probe,
+        wire::{Outcome, Target},
+    },
 };
 
 use super::lane::transport;
@@ -31,19 +32,19 @@ pub(super) struct Cell {
 
 /// Connections by client.
 #[derive(Default)]
-pub(super) struct Matrix {
-    rows: BTreeMap<String, (Arc<Pod>, Vec<Cell>)>,
+pub(super) struct Matrix<'a> {
+    rows: BTreeMap<String, (&'a Probe, Vec<Cell>)>,
 }
 
-impl Matrix {
-    pub(super) fn add(&mut self, client: &Arc<Pod>, cell: Cell) {
-        let row = self.rows.entry(client.probe().name().to_owned());
-        row.or_insert_with(|| (Arc::clone(client), Vec::new())).1.push(cell);
+impl<'a> Matrix<'a> {
+    pub(super) fn add(&mut self, client: &'a Probe, cell: Cell) {
+        let row = self.rows.entry(client.name().to_owned());
+        row.or_insert_with(|| (client, Vec::new())).1.push(cell);
     }
 
     /// Probes everything. Cells that are wrong are probed again until the deadline; then everything must be right
     /// once more, at the same time.
-    pub(super) fn check(&self) -> Result<usize> {
+    pub(super) fn check(&self, row: u32) -> Result<usize> {
         let begun = Instant::now();
         let count = self.rows.values().map(|(_, cells)| cells.len()).sum();
         let mut wrong = self.wrong()?;
@@ -62,17 +63,17 @@ impl Matrix {
             let cells: usize = wrong.values().map(|row| row.cells.len()).sum();
             bail!("{cells} of {count} cells are wrong: {}", describe(&wrong));
         }
-        eprintln!("right only after {:.1?}: {first}", begun.elapsed());
+        eprintln!("row {row}: right only after {:.1?}: {first}", begun.elapsed());
         Ok(count)
     }
 
     /// The cells that are not as expected.
-    fn wrong(&self) -> Result<BTreeMap<String, WrongRow>> {
+    fn wrong(&self) -> Result<BTreeMap<String, WrongRow<'a>>> {
         std::thread::scope(|scope| {
             let probing: Vec<_> = self
                 .rows
                 .iter()
-                .map(|(name, (pod, cells))| (name, scope.spawn(move || wrong_cells(pod, cells))))
+                .map(|(name, (client, cells))| (name, scope.spawn(move || wrong_cells(client, cells))))
                 .collect();
             let mut wrong = BTreeMap::new();
             for (name, row) in probing {
@@ -87,18 +88,18 @@ impl Matrix {
 }
 
 /// The cells of one client that are not as expected, and what they are.
-struct WrongRow {
-    pod: Arc<Pod>,
+struct WrongRow<'a> {
+    client: &'a Probe,
     cells: Vec<(Cell, Outcome)>,
 }
 
-impl WrongRow {
-    fn again(self) -> (Arc<Pod>, Vec<Cell>) {
-        (self.pod, self.cells.into_iter().map(|(cell, _)| cell).collect())
+impl<'a> WrongRow<'a> {
+    fn again(self) -> (&'a Probe, Vec<Cell>) {
+        (self.client, self.cells.into_iter().map(|(cell, _)| cell).collect())
     }
 }
 
-fn wrong_cells(pod: &Arc<Pod>, cells: &[Cell]) -> Result<WrongRow> {
+fn wrong_cells<'a>(client: &'a Probe, cells: &[Cell]) -> Result<WrongRow<'a>> {
     let targets: Vec<Target> = cells
         .iter()
         .map(|cell| Target {
@@ -107,7 +108,7 @@ fn wrong_cells(pod: &Arc<Pod>, cells: &[Cell]) -> Result<WrongRow> {
             from: None,
         })
         .collect();
-    let outcomes = pod.probe().probe(&targets, TRY).context("probe")?;
+    let outcomes = client.probe(&targets, TRY).context("probe")?;
     let is_right = |cell: &Cell, outcome: &Outcome| match outcome {
         Outcome::Answered(answer) => cell.allowed && answer.by == cell.server,
         Outcome::TimedOut => !cell.allowed,
@@ -115,10 +116,10 @@ fn wrong_cells(pod: &Arc<Pod>, cells: &[Cell]) -> Result<WrongRow> {
     };
     let cells =
         cells.iter().cloned().zip(outcomes).filter(|(cell, outcome)| !is_right(cell, outcome)).collect();
-    Ok(WrongRow { pod: Arc::clone(pod), cells })
+    Ok(WrongRow { client, cells })
 }
 
-fn describe(wrong: &BTreeMap<String, WrongRow>) -> String {
+fn describe(wrong: &BTreeMap<String, WrongRow<'_>>) -> String {
     const TOLD: usize = 12;
     let mut words: Vec<String> = wrong
         .iter()

@@ -1,0 +1,212 @@
+//! An agent that dies, stops and comes back: traffic does not notice, and nothing that is right is written again.
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use millrace_tests::{
+    cluster::{PodSpec, Protocol, ServiceSpec},
+    kernel,
+    probe::{
+        client::Probe,
+        wire::{LoadPlan, LoadReport, Target, Transport},
+    },
+    topology::{Pod, Topology},
+};
+use serde_json::json;
+
+use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
+
+const KILLS: usize = 50;
+const PORT: u16 = 80;
+
+/// Servers on both nodes behind a Service, a server that admits nobody, and clients on both nodes.
+struct Stage {
+    topology: Topology,
+    clients: Vec<Arc<Pod>>,
+    servers: Vec<Arc<Pod>>,
+    locked: Arc<Pod>,
+    frontends: [SocketAddr; 2],
+}
+
+impl Stage {
+    fn build() -> Result<Self> {
+        let topology = Topology::start()?;
+        let pod = |name: &str, app: &str, node| -> Result<Arc<Pod>> {
+            let pod = topology.add_pod(PodSpec::new("default", name).label("app", app).on(node))?;
+            for transport in TRANSPORTS {
+                pod.probe().listen(transport, PORT)?;
+            }
+            Ok(pod)
+        };
+        let servers = vec![pod("server-0", "server", 0)?, pod("server-1", "server", 1)?];
+        let clients = vec![pod("client-0", "client", 0)?, pod("client-1", "client", 1)?];
+        let locked = pod("locked", "locked", 0)?;
+        let service = ServiceSpec::new("default", "server").select("app", "server");
+        let service = service.port(Protocol::Tcp, PORT, PORT).port(Protocol::Udp, PORT, PORT);
+        let ips = topology.control_plane.apply_service(&service)?;
+        for (name, spec) in [
+            (
+                "locked",
+                json!({ "podSelector": { "matchLabels": { "app": "locked" } }, "policyTypes": ["Ingress"] }),
+            ),
+            (
+                // The servers are policed, so that their flows are tracked.
+                "server",
+                json!({
+                    "podSelector": { "matchLabels": { "app": "server" } },
+                    "policyTypes": ["Ingress"],
+                    "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] }],
+                }),
+            ),
+        ] {
+            topology.control_plane.apply(&json!({
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": { "namespace": "default", "name": name },
+                "spec": spec,
+            }))?;
+        }
+        topology.settle()?;
+        let frontends = ips.both().map(|ip| SocketAddr::new(ip, PORT));
+        Ok(Self { topology, clients, servers, locked, frontends })
+    }
+
+    /// Old and new connections by every way, and one that is forbidden.
+    fn begin_load(&self) -> Result<()> {
+        for client in self.probes() {
+            let pods = self.servers.iter().flat_map(|server| server.at(PORT));
+            let mut allowed: Vec<Target> = Vec::new();
+            for transport in TRANSPORTS {
+                allowed.extend(
+                    self.frontends.iter().copied().chain(pods.clone()).map(|to| target(transport, to)),
+                );
+            }
+            // A host of another node or this one: the service, but not the policed pods of others.
+            client.start_load(&LoadPlan {
+                long_lived: allowed.clone(),
+                fresh: allowed,
+                forbidden: self
+                    .locked
+                    .at(PORT)
+                    .into_iter()
+                    .flat_map(|to| [Target::tcp(to), Target::udp(to)])
+                    .collect(),
+                interval: Duration::from_millis(20),
+                timeout: Duration::from_secs(2),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn end_load(&self) -> Result<LoadReport> {
+        let mut total = LoadReport::default();
+        for client in self.probes() {
+            total.add(&client.stop_load()?);
+        }
+        Ok(total)
+    }
+
+    fn probes(&self) -> impl Iterator<Item = &Probe> {
+        self.clients.iter().map(|client| client.probe())
+    }
+}
+
+#[test]
+fn fifty_killed_agents_lose_no_request_reset_no_connection_and_let_nothing_forbidden_pass() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    stage.begin_load()?;
+    for kill in 0..KILLS {
+        let node = stage.topology.node(kill % 2);
+        node.kill_agent()?;
+        // Every connection of the load is used while no agent runs.
+        std::thread::sleep(Duration::from_millis(50));
+        node.start_agent()?;
+        let status = node.status()?;
+        assert_eq!(
+            (status.map_writes, status.map_deletes),
+            (0, 0),
+            "kill {kill}: a restart found the maps wrong"
+        );
+    }
+    let report = stage.end_load()?;
+    assert_eq!((report.lost, report.reset, report.breaches), (0, 0, 0), "{report:?}");
+    assert!(
+        report.answered_long_lived > 1_000 && report.answered_fresh > 1_000 && report.denied > 100,
+        "{report:?}"
+    );
+    println!("{KILLS} kills: {report:?}");
+    stage.topology.close()
+}
+
+#[test]
+fn an_agent_that_is_told_to_stop_leaves_everything_working() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    stage.begin_load()?;
+    let links = stage.topology.node(0).maps().links()?;
+    for node in stage.topology.nodes() {
+        let status = node.stop_agent()?;
+        assert!(status.success(), "{status}: {}", node.log());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(stage.topology.node(0).maps().links()?, links);
+    stage.topology.start_agents()?;
+    for node in stage.topology.nodes() {
+        assert_eq!(node.status()?.map_writes, 0);
+    }
+    let report = stage.end_load()?;
+    assert_eq!((report.lost, report.reset, report.breaches), (0, 0, 0), "{report:?}");
+    assert!(report.answered_long_lived > 100 && report.denied > 10, "{report:?}");
+    stage.topology.close()
+}
+
+#[test]
+fn a_change_made_while_the_agent_is_dead_is_programmed_when_it_returns() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    let [first, second] = [&stage.servers[0], &stage.servers[1]];
+    stage.topology.nodes().iter().try_for_each(|node| node.kill_agent())?;
+    stage.topology.set_ready(first, false)?;
+    stage.topology.control_plane.delete("NetworkPolicy", "default", "locked")?;
+    let client = stage.clients[0].probe();
+    for to in stage.locked.at(PORT) {
+        is_silent(client, Target::tcp(to))?;
+    }
+    stage.topology.start_agents()?;
+    for to in stage.locked.at(PORT) {
+        becomes_answered(client, Target::tcp(to))?;
+    }
+    for to in stage.frontends {
+        for _ in 0..20 {
+            is_answered_by(second.probe().name(), client, Target::tcp(to))?;
+        }
+    }
+    stage.topology.close()
+}
+
+#[test]
+fn a_pod_deleted_while_the_agent_is_dead_is_forgotten_when_it_returns() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    let node = stage.topology.node(0);
+    let before = node.status()?.pods;
+    let client = stage.clients[0].name().to_owned();
+    node.kill_agent()?;
+    stage.topology.delete_pod("default", &client).context("DEL succeeds without an agent")?;
+    node.start_agent()?;
+    millrace_tests::eventually::holds("the endpoint is gone", millrace_tests::eventually::PATIENCE, || {
+        node.maps().links().is_ok_and(|links| {
+            // Two links per pod: server-0 and locked.
+            links.iter().filter(|link| link.contains(':')).count() == 4
+        })
+    })?;
+    assert!(before > 0);
+    for to in stage.servers[1].at(PORT) {
+        is_answered_by(
+            stage.servers[1].probe().name(),
+            stage.clients[1].probe(),
+            target(Transport::Udp, to),
+        )?;
+    }
+    stage.topology.close()
+}
