@@ -13,55 +13,10 @@ use dataplane_common::{
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
 };
 
-use crate::{maps, packet::Packet};
-
-/// What identifies a flow, as one of its packets carries it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tuple<A> {
-    pub(crate) source: A,
-    pub(crate) destination: A,
-    pub(crate) source_port: Be16,
-    pub(crate) destination_port: Be16,
-    pub(crate) proto: u8,
-}
-
-impl<A: Copy> Tuple<A> {
-    /// The tuple of a packet in the other direction.
-    #[inline(always)]
-    pub(crate) fn reversed(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            proto: self.proto,
-        }
-    }
-}
-
-/// The rules that allow a flow; 0 where a pod is not isolated.
-#[derive(Clone, Copy)]
-pub(crate) struct Allowed {
-    pub(crate) egress_rule: u32,
-    pub(crate) ingress_rule: u32,
-}
-
-impl Allowed {
-    /// Allowed without asking policy.
-    pub(crate) const NO_RULE: Self = Self { egress_rule: 0, ingress_rule: 0 };
-}
-
-/// Working memory of one program run: the stack of 512 bytes is shared by the whole chain of calls, and IPv6 tuples
-/// are 40 bytes each.
-pub(crate) struct Scratch<A> {
-    pub(crate) packet: Packet<A>,
-    /// The tuple that policy judges: from the client to the backend.
-    pub(crate) judged: Tuple<A>,
-    /// The tuple that is written to the packet.
-    pub(crate) translation: Tuple<A>,
-    /// The policy set that denied `judged`.
-    pub(crate) denied_by: u32,
-}
+use crate::{
+    flow::{Scratch, Tuple},
+    maps,
+};
 
 /// IPv4.
 pub(crate) struct V4;

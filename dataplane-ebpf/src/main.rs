@@ -6,6 +6,7 @@
 
 mod config;
 mod family;
+mod flow;
 mod maps;
 mod observe;
 mod packet;

@@ -15,7 +15,7 @@ use dataplane_common::{
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
 };
 
-use crate::family::Scratch;
+use crate::flow::Scratch;
 
 const NO_PREALLOC: usize = limits::NO_PREALLOC as usize;
 

@@ -6,7 +6,8 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::{Family, Scratch},
+    family::Family,
+    flow::Scratch,
     maps::{COUNTERS, DENIED_FLOWS},
 };
 

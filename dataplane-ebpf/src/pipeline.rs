@@ -11,7 +11,8 @@ use dataplane_common::{
 
 use crate::{
     config,
-    family::{Allowed, Family, Scratch, Tuple, V4, V6},
+    family::{Family, V4, V6},
+    flow::{Allowed, Scratch, Tuple},
     observe,
     packet::{self, Fragment, Kind, Packet, Parse, ethertype},
     stage::{

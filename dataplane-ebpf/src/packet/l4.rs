@@ -6,7 +6,7 @@ use dataplane_common::{
 };
 
 use super::{Kind, Packet, Parse, read};
-use crate::family::{Family, Tuple};
+use crate::{family::Family, flow::Tuple};
 
 /// The start of a TCP header, up to its flags.
 #[derive(Clone, Copy)]

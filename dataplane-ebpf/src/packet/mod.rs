@@ -16,7 +16,7 @@ pub(crate) use self::{
     reject::reject,
     write::{decrement_hop_limit, rewrite, rewrite_embedded, set_macs},
 };
-use crate::family::{Family, Tuple};
+use crate::{family::Family, flow::Tuple};
 
 /// Length of the Ethernet header.
 const ETH_LEN: u32 = 14;

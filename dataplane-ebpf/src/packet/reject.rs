@@ -7,7 +7,7 @@ use dataplane_common::{
 };
 
 use super::{ETH_LEN, Packet, Parse, read, tcp, write::store};
-use crate::family::{Family, Tuple};
+use crate::{family::Family, flow::Tuple};
 
 /// Hop limit of what the node itself sends.
 const HOP_LIMIT: u8 = 64;

@@ -9,7 +9,7 @@ use dataplane_common::{
 };
 
 use super::{ETH_LEN, Embedded, Packet, Parse};
-use crate::family::{Family, Tuple};
+use crate::{family::Family, flow::Tuple};
 
 /// Offsets in an IPv4 header.
 const IPV4_TTL: u32 = 8;

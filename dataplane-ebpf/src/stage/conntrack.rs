@@ -10,7 +10,8 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::{Allowed, Family, Scratch, Tuple},
+    family::Family,
+    flow::{Allowed, Scratch, Tuple},
     maps::POLICY_EPOCH,
     packet::{Packet, tcp},
 };

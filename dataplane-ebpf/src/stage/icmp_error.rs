@@ -3,7 +3,7 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::verdict::DropReason;
 
 use crate::{
-    family::Scratch,
+    flow::Scratch,
     packet::{self, Embedded, Parse},
 };
 

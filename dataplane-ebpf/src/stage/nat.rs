@@ -3,7 +3,8 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{endpoint::EndpointValue, verdict::DropReason};
 
 use crate::{
-    family::{Family, Scratch},
+    family::Family,
+    flow::Scratch,
     packet::{self, Parse},
 };
 

@@ -7,7 +7,8 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::{Allowed, Family, Scratch, Tuple},
+    family::Family,
+    flow::{Allowed, Scratch, Tuple},
     maps::POLICIES,
 };
 

@@ -125,7 +125,7 @@ pub fn delete(name: &str) {
     let _ = umount2(&path, MntFlags::MNT_DETACH);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            eprintln!("remove {}: {error}", path.display())
+            eprintln!("remove {}: {error}", path.display());
         }
         _ => {}
     }

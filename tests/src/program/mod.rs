@@ -1,4 +1,5 @@
 //! The real programs in the real kernel, run one packet at a time by `BPF_PROG_TEST_RUN`.
+pub mod addresses;
 pub mod fixture;
 mod interfaces;
 pub mod random;

@@ -266,7 +266,9 @@ impl Topology {
     /// Removes everything, in the order of use. What is removed already stays so.
     fn remove(&mut self) {
         let pods = std::mem::take(self.pods.get_mut().unwrap_or_else(PoisonError::into_inner));
-        pods.values().for_each(|pod| pod.remove());
+        for pod in pods.values() {
+            pod.remove();
+        }
         self.client = None;
         self.nodes.clear();
         self.fabric = None;

@@ -1,4 +1,6 @@
 //! Random clusters, policies and packets: the loaded programs, fed by the real compiler, agree with the oracle.
+mod flow;
+
 use std::{env, net::IpAddr, time::SystemTime};
 
 use agent_core::{
@@ -18,10 +20,13 @@ use millrace_tests::{
         NO_HOST, Programs, Run, Verdict,
         fixture::{host_mac, octets, pod_mac},
         in_private_netns,
-        random::{Generator, LOCAL_PODS, NODE, Place, node_ip, place, pod_ip},
+        addresses::{LOCAL_PODS, Place, node_ip, place, pod_ip},
+        random::{Generator, NODE},
     },
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+use self::flow::{Flow, answering, check_rejection, following, opening, verdict};
 
 /// Judged packets per run, at least.
 const CASES: usize = 100_000;
@@ -248,77 +253,6 @@ impl<'a> Cluster<'a> {
             ensure!(run.verdict == expected, "the answer: {:?}, expected {expected:?}", run.verdict);
         }
         Ok(())
-    }
-}
-
-/// A rejection comes from where the client sent to.
-fn check_rejection(run: &Run, source: IpAddr, flow: &Flow, client_port: u16) -> Result<()> {
-    let rejection = verify(&run.frame)?;
-    ensure!(rejection.addresses() == Some((flow.peer, source)), "rejected by {:?}", rejection.addresses());
-    match rejection.transport() {
-        Some(Transport::Tcp { source, destination, flags, .. }) => {
-            ensure!((*source, *destination) == (flow.port, client_port), "rejected {source} > {destination}");
-            ensure!(*flags == flag::RST | flag::ACK, "rejected with the flags {flags:#x}");
-        }
-        Some(Transport::Icmp { kind, code, data, .. }) => {
-            let (unreachable, header) = if source.is_ipv4() { ((3, 3), 20) } else { ((1, 4), 40) };
-            ensure!((*kind, *code) == unreachable, "rejected with {kind}/{code}");
-            ensure!(data[header..header + 2] == client_port.to_be_bytes(), "the quote is of another packet");
-        }
-        other => bail!("rejected with {other:?}"),
-    }
-    Ok(())
-}
-
-/// A new flow between a local pod and another address.
-#[derive(Clone, Copy, Debug)]
-struct Flow {
-    pod: u8,
-    peer: IpAddr,
-    protocol: u8,
-    port: u16,
-}
-
-fn verdict(denied_by: Option<Direction>, place: Place) -> Verdict {
-    match (denied_by, place) {
-        (Some(Direction::Egress), _) => Verdict::Drop(DropReason::PolicyEgress),
-        (Some(Direction::Ingress), _) => Verdict::Drop(DropReason::PolicyIngress),
-        (None, Place::LocalPod(pod)) => Verdict::Deliver(pod_mac(pod)),
-        (None, Place::OtherNode) => Verdict::Forward,
-        (None, Place::Elsewhere) => Verdict::Pass,
-    }
-}
-
-/// The first packet of a flow.
-fn opening(protocol: u8, source: u16, destination: u16) -> Transport {
-    transport(protocol, source, destination, flag::SYN, [8, 128])
-}
-
-/// The packet that answers it.
-fn answering(protocol: u8, source: u16, destination: u16) -> Transport {
-    transport(protocol, source, destination, flag::SYN | flag::ACK, [0, 129])
-}
-
-/// The client's next packet.
-fn following(protocol: u8, source: u16, destination: u16) -> Transport {
-    match transport(protocol, source, destination, flag::SYN, [8, 128]) {
-        Transport::Tcp { source, destination, .. } => Transport::tcp(source, destination, flag::ACK),
-        other => other,
-    }
-}
-
-fn transport(protocol: u8, source: u16, destination: u16, flags: u8, echo: [u8; 2]) -> Transport {
-    // The identifier of an echo is the client's, in both directions.
-    let client = if flags & flag::ACK == 0 { source } else { destination };
-    let [high, low] = client.to_be_bytes();
-    let rest = [high, low, 0, 1];
-    match protocol {
-        proto::TCP => Transport::tcp(source, destination, flags),
-        proto::UDP => Transport::udp(source, destination, b"odd".to_vec()),
-        proto::SCTP => Transport::Sctp { source, destination, tag: 1, data: vec![1, 0, 0, 4] },
-        proto::ICMP => Transport::Icmp { kind: echo[0], code: 0, rest, data: vec![0; 8] },
-        proto::ICMPV6 => Transport::Icmp { kind: echo[1], code: 0, rest, data: vec![0; 8] },
-        proto => Transport::Other { proto, bytes: vec![0; 16] },
     }
 }
 
