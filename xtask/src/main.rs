@@ -10,6 +10,7 @@ mod command;
 mod debian;
 mod demo;
 mod docs;
+mod image;
 mod lint;
 mod machine;
 mod test;
@@ -34,6 +35,8 @@ enum Command {
     Test(test::Options),
     /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
     Demo(demo::Options),
+    /// Pack the programs as a container image: static, reproducible, without a container engine
+    Image(image::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::build(&options),
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
+        Command::Image(options) => image::image(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),
