@@ -129,6 +129,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// `manifests DIR`, `kubeconfig FILE` or `in-cluster`.
     pub source: String,
+    /// Who translates services: `millrace`, `both` or `kube-proxy`.
+    #[serde(default)]
+    pub services_by: String,
     /// Kinds whose first list is not complete.
     pub waiting_for: Vec<String>,
     /// Number of the cluster state that is in the maps.

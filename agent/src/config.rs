@@ -1,6 +1,7 @@
 //! The configuration: parsed once, from the command line and the environment, and never changed.
 use std::{fs, io, path::PathBuf};
 
+use agent_core::model::node::Services;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
@@ -85,6 +86,12 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", env = "MILLRACE_CUT_ESTABLISHED", help_heading = BEHAVIOUR)]
     #[arg(hide_env_values = true, action = ArgAction::Set, default_value_t = true)]
     pub cut_established: bool,
+
+    /// Who translates services: `millrace` alone, `kube-proxy` but for pods with policies, or `both`, each what it began;
+    /// the label millrace.io/services of a Node overrides it there
+    #[arg(long, value_name = "WHO", env = "MILLRACE_SERVICES", help_heading = BEHAVIOUR, hide_env_values = true)]
+    #[arg(default_value_t = Services::Millrace)]
+    pub services: Services,
 
     /// Translate services only in the packets of pods, not as sockets connect; host processes then reach none
     #[arg(long, env = "MILLRACE_NO_SOCKET_LB", help_heading = BEHAVIOUR, hide_env_values = true)]

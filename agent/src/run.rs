@@ -15,7 +15,7 @@ use crate::{
     ipam::Living,
     k8s::source,
     net::Netlink,
-    reconcile::{Inbox, Reconciler},
+    reconcile::{self, Inbox, Reconciler},
     uninstall,
 };
 
@@ -38,7 +38,7 @@ pub fn run(config: &Config) -> Result<()> {
 fn run_agent(config: &Config) -> Result<()> {
     tracing::info!("millrace-agent {} on node {}", env!("CARGO_PKG_VERSION"), config.node_name);
     let problems = Problems::default();
-    let dataplane = Dataplane::open(config, &problems)?;
+    let dataplane = Dataplane::open(config, reconcile::remembered(config), &problems)?;
     // One thread for the reconciler, which may be busy for a while, and one for everybody else.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(config, dataplane, problems))

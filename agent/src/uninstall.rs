@@ -18,7 +18,7 @@ use crate::{
 /// What names begin with in the runtime and the state directory. Nothing else is deleted: a directory may have been
 /// named by mistake.
 const RUNTIME_FILES: [&str; 2] = ["cni.sock", "catalog.json"];
-const STATE_FILES: [&str; 3] = ["leases.json", "pending-detach", "manifests"];
+const STATE_FILES: [&str; 4] = ["leases.json", "pending-detach", "manifests", "services"];
 
 /// Removes what is there. What is gone already is no error, and what fails does not keep the rest.
 pub(crate) fn uninstall(config: &Config, cut_off_pods: bool, then: Then) -> Result<()> {

@@ -6,15 +6,21 @@ mod catalog;
 mod inbox;
 mod network;
 mod readiness;
+mod services;
 mod status;
 
 use std::{
     net::IpAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use agent_core::{
-    model::{Family, endpoint::Endpoint, node::Node},
+    model::{
+        Family,
+        endpoint::Endpoint,
+        node::{Node, Services},
+    },
     plan,
     problem::ProblemLog,
     render::{self, NodeConfig},
@@ -22,8 +28,8 @@ use agent_core::{
     update::{Change, Update},
 };
 
-pub(crate) use self::inbox::Inbox;
 use self::{attachments::Attachments, catalog::CatalogFile, inbox::Input, network::Network};
+pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
     backoff::Backoff,
     cni_conf::CniConf,
@@ -53,6 +59,10 @@ pub(crate) struct Reconciler {
     attachments: Attachments,
     catalog: CatalogFile,
     cni_conf: CniConf,
+    /// `--services`.
+    services: Services,
+    services_retry: Backoff,
+    state_dir: PathBuf,
     /// This node's object, as the uplinks were chosen by.
     own: Option<Node>,
     uplinks_chosen: bool,
@@ -85,6 +95,9 @@ impl Reconciler {
             attachments: Attachments::default(),
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
             cni_conf,
+            services: config.services,
+            services_retry: Backoff::default(),
+            state_dir: config.state_dir.clone(),
             own: None,
             uplinks_chosen: false,
             mtu: None,
@@ -121,9 +134,10 @@ impl Reconciler {
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
             let release = self.release.map(|(due, _)| due);
-            let timers =
-                [self.backoff.due(), release, self.catalog.due(), self.network.due(), self.cni_conf.due()];
-            let Some(wave) = inbox.wave(timers.into_iter().flatten().min()).await else { return };
+            let retries = [self.backoff.due(), self.network.due(), self.services_retry.due(), release];
+            let files = [self.catalog.due(), self.cni_conf.due()];
+            let due = retries.into_iter().chain(files).flatten().min();
+            let Some(wave) = inbox.wave(due).await else { return };
             for input in wave {
                 match input {
                     Input::Source(event) => self.take_event(event),
@@ -133,6 +147,7 @@ impl Reconciler {
             self.follow_own_node().await;
             self.reconcile().await;
             self.note_own_node();
+            self.follow_services();
             self.tell_node(&inbox);
             self.keep_cni_conf(Instant::now());
         }
