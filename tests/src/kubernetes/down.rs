@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::name::ClusterName;
-use crate::machine::{cgroup, netns};
+use crate::{
+    eventually::holds,
+    machine::{cgroup, netns},
+};
 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,6 +37,9 @@ pub fn remove(cluster: &ClusterName) -> Result<()> {
         }
     }
     problems.extend(remove_folder(&cluster.folder()).err());
+    // A killed process is listed until its parent, often the machine's first process, has taken note.
+    let noted = holds("killed processes are gone", PATIENCE, || processes(cluster).is_ok_and(|left| left.is_empty()));
+    problems.extend(noted.err());
     // The folder of all clusters goes with the last one.
     let _ = fs::remove_dir(ClusterName::folders());
     match problems.into_iter().reduce(|all, next| all.context(format!("{next:#}"))) {
@@ -76,6 +82,14 @@ pub fn leftovers(cluster: &ClusterName) -> Result<Vec<String>> {
     let inside = format!("{}/", folder.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     found.extend(mounts.lines().filter(|line| line.contains(&inside)).map(|line| format!("mount {line}")));
+    found.extend(processes(cluster)?);
+    Ok(found)
+}
+
+/// The processes of a cluster.
+fn processes(cluster: &ClusterName) -> Result<Vec<String>> {
+    let inside = format!("{}/", cluster.folder().display());
+    let mut found = Vec::new();
     for process in names_in(Path::new("/proc"))?.iter().filter(|name| name.parse::<u32>().is_ok()) {
         let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
         let command = read("cmdline").replace('\0', " ");

@@ -90,7 +90,12 @@ pub(crate) fn enter(name: &ClusterName, machine: &str, command: &[String]) -> Re
     if let Some(terminal) = std::env::var_os("TERM") {
         run.env("TERM", terminal);
     }
-    Err(run.exec()).with_context(|| format!("run in {machine}"))
+    // Not in place of this process: one with several threads may not change its mounts.
+    let status = run.status().with_context(|| format!("run in {machine}"))?;
+    if !status.success() {
+        bail!("the command in {machine} failed: {status}");
+    }
+    Ok(())
 }
 
 pub(crate) fn logs(name: &ClusterName, component: Option<&str>) -> Result<()> {

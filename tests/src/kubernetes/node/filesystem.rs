@@ -135,6 +135,8 @@ fn release_foreign_objects() -> Result<()> {
 
 /// `/sys` of the node's network, its view of the cgroups, and a bpffs of its own.
 fn mount_sys(groups: &[Hierarchy]) -> Result<()> {
+    // Under the new one, whoever looks for a mount of some kind would still find the machine's.
+    umount2("/sys", MntFlags::MNT_DETACH).context("unmount the machine's /sys")?;
     mount_new("sysfs", Path::new("/sys"), "")?;
     let several = groups.iter().any(|hierarchy| !hierarchy.version_2);
     if several {
@@ -156,6 +158,7 @@ fn mount_folders(order: &Order) -> Result<()> {
     let folder = &order.folder;
     bind(&folder.join("opt"), Path::new("/opt"))?;
     bind(&order.programs, Path::new(IN_NODES))?;
+    mount_flags(Path::new(IN_NODES), MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
     let layers = format!(
         "lowerdir=/etc,upperdir={},workdir={}",
         folder.join("etc").display(),
