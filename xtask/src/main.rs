@@ -6,13 +6,16 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod build_ebpf;
+mod cluster;
 mod command;
+mod components;
 mod debian;
 mod demo;
 mod docs;
 mod image;
 mod lint;
 mod machine;
+mod oci;
 mod test;
 mod tiers;
 mod toolchain;
@@ -37,6 +40,8 @@ enum Command {
     Demo(demo::Options),
     /// Pack the programs as a container image: static, reproducible, without a container engine
     Image(image::Options),
+    /// Make, enter and remove a real Kubernetes cluster on this machine; `cluster help` says more
+    Cluster(cluster::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
         Command::Image(options) => image::image(&options),
+        Command::Cluster(options) => cluster::cluster(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),
