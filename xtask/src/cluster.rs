@@ -3,7 +3,11 @@ use std::{fs, os::unix::process::CommandExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, command, components, debian, machine, oci, workspace};
+use crate::{
+    build, command, components, debian,
+    image::{self, archive::Image},
+    machine, workspace,
+};
 
 /// What to do with the cluster.
 #[derive(clap::Args)]
@@ -66,7 +70,9 @@ pub(crate) fn build() -> Result<()> {
     ] {
         let archive = images.join(archive);
         if !is_newer(&archive, &source)? {
-            oci::write(&oci::Image { name, programs: &[(path, source)], entrypoint }, &archive)?;
+            let program = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
+            let image = Image::new(name).entrypoint(entrypoint).file(path, 0o755, program);
+            image::write(&archive, &image.archive()?.0)?;
         }
     }
     Ok(())

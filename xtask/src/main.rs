@@ -15,7 +15,6 @@ mod docs;
 mod image;
 mod lint;
 mod machine;
-mod oci;
 mod test;
 mod tiers;
 mod toolchain;
