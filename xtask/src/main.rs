@@ -12,9 +12,9 @@ mod components;
 mod debian;
 mod demo;
 mod docs;
+mod image;
 mod lint;
 mod machine;
-mod oci;
 mod test;
 mod tiers;
 mod toolchain;
@@ -39,6 +39,8 @@ enum Command {
     Demo(demo::Options),
     /// Make, enter and remove a real Kubernetes cluster on this machine; `cluster help` says more
     Cluster(cluster::Options),
+    /// Pack the programs as a container image: static, reproducible, without a container engine
+    Image(image::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
         Command::Cluster(options) => cluster::cluster(&options),
+        Command::Image(options) => image::image(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),

@@ -8,21 +8,28 @@ mod load;
 mod lock;
 mod maps;
 mod preflight;
+mod remove;
 
-use std::{collections::BTreeMap, fs::File, io, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use agent_core::{entry, model::endpoint::Endpoint, observed::Observed, plan::Plan};
 use bpf_maps::MillraceDir;
 use dataplane_common::maps::MapId;
 
-pub(crate) use self::apply::ApplyReport;
+pub(crate) use self::{apply::ApplyReport, remove::claim};
 pub use self::{
     attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
 };
 use self::{
     attach::{Links, PodInterface},
     gc::Collector,
-    hook::LinkName,
+    hook::{CgroupHook, LinkName, PodHook},
     load::{LoadOptions, Programs},
     maps::Maps,
 };
@@ -56,6 +63,7 @@ pub struct Dataplane {
     links: Links,
     observed: Observed,
     collector: Collector,
+    socket_lb: bool,
     /// Held as long as this agent owns the directory.
     _lock: File,
 }
@@ -93,7 +101,7 @@ impl Dataplane {
         let clock = programs.clock()?.try_clone_to_owned().map_err(DataplaneError::Collector)?;
         let collector = Collector::start(Arc::clone(&maps), clock, problems.clone());
         let collector = collector.map_err(DataplaneError::Collector)?;
-        Ok(Self { dir, maps, programs, links, observed, collector, _lock: lock })
+        Ok(Self { dir, maps, programs, links, observed, collector, socket_lb, _lock: lock })
     }
 
     /// What is in the maps.
@@ -145,6 +153,29 @@ impl Dataplane {
             addresses.extend(entries.iter().filter_map(|(key, _)| entry::addr_from_bytes(key)));
         }
         Ok(addresses)
+    }
+
+    /// Programs that are not where they should be: one sentence for each place.
+    pub(crate) fn unattached<'a>(&self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<String> {
+        let pinned: BTreeSet<String> = match self.dir.link_names() {
+            Ok(names) => names.into_iter().collect(),
+            Err(error) => return vec![error.to_string()],
+        };
+        let missing = |names: &mut dyn Iterator<Item = String>| {
+            let names: Vec<String> = names.filter(|name| !pinned.contains(name)).collect();
+            (!names.is_empty()).then(|| names.join(", "))
+        };
+        let sockets = CgroupHook::ALL.iter().filter(|_| self.socket_lb).map(|hook| hook.program().to_owned());
+        let sockets = missing(&mut { sockets })
+            .map(|names| format!("the socket programs {names} are not attached: restart the agent"));
+        let of_pod = |endpoint: &Endpoint| {
+            let names = missing(&mut PodHook::ALL.iter().map(|hook| hook.link_name(&endpoint.host_ifname)))?;
+            Some(format!(
+                "pod {}: {names} is not attached: delete the pod, or restart the agent",
+                endpoint.pod
+            ))
+        };
+        sockets.into_iter().chain(endpoints.filter_map(of_pod)).collect()
     }
 
     /// Every program with its cost and where it is attached.

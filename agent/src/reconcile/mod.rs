@@ -5,6 +5,7 @@ mod attachments;
 mod catalog;
 mod inbox;
 mod network;
+mod readiness;
 mod status;
 
 use std::{
@@ -25,6 +26,7 @@ pub(crate) use self::inbox::Inbox;
 use self::{attachments::Attachments, catalog::CatalogFile, inbox::Input, network::Network};
 use crate::{
     backoff::Backoff,
+    cni_conf::CniConf,
     cni_server::{CniEvent, NodeNetwork},
     config::Config,
     dataplane::{ApplyReport, Dataplane},
@@ -50,6 +52,7 @@ pub(crate) struct Reconciler {
     network: Network,
     attachments: Attachments,
     catalog: CatalogFile,
+    cni_conf: CniConf,
     /// This node's object, as the uplinks were chosen by.
     own: Option<Node>,
     uplinks_chosen: bool,
@@ -73,13 +76,15 @@ pub(crate) struct Reconciler {
 
 impl Reconciler {
     pub(crate) fn new(config: &Config, dataplane: Dataplane, netlink: Netlink, problems: Problems) -> Self {
+        let cni_conf = CniConf::new(config.cni_conf_dir.clone(), &config.runtime_dir, &config.state_dir);
         Self {
             state: ClusterState::default(),
             node: NodeConfig { node_name: config.node_name.clone(), uplink_v4: None, uplink_v6: None },
             dataplane,
-            network: Network::new(netlink, config.uplink.clone(), problems.clone()),
+            network: Network::new(netlink, config, problems.clone()),
             attachments: Attachments::default(),
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
+            cni_conf,
             own: None,
             uplinks_chosen: false,
             mtu: None,
@@ -116,7 +121,8 @@ impl Reconciler {
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
             let release = self.release.map(|(due, _)| due);
-            let timers = [self.backoff.due(), release, self.catalog.due(), self.network.due()];
+            let timers =
+                [self.backoff.due(), release, self.catalog.due(), self.network.due(), self.cni_conf.due()];
             let Some(wave) = inbox.wave(timers.into_iter().flatten().min()).await else { return };
             for input in wave {
                 match input {
@@ -126,7 +132,9 @@ impl Reconciler {
             }
             self.follow_own_node().await;
             self.reconcile().await;
+            self.note_own_node();
             self.tell_node(&inbox);
+            self.keep_cni_conf(Instant::now());
         }
     }
 
@@ -167,6 +175,9 @@ impl Reconciler {
             CniEvent::Status { reply } => {
                 // Who asked may be gone.
                 let _unheard = reply.send(self.status());
+            }
+            CniEvent::Health { reply } => {
+                let _unheard = reply.send(self.health());
             }
         }
     }
