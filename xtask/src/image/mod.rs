@@ -22,7 +22,7 @@ const LARGEST: usize = 20 << 20;
 const FOLDER: &str = "usr/bin";
 
 /// How to make the image.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Where to write the archive [default: target/image/millrace-VERSION.tar]
     #[arg(long, value_name = "FILE")]
