@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         }
     }
     while options.iter().any(|option| option == "--outlive") {
-        std::thread::sleep(Duration::from_secs(3600));
+        std::thread::sleep(Duration::from_hours(1));
     }
     ExitCode::SUCCESS
 }

@@ -39,10 +39,10 @@ pub(crate) fn answering(protocol: u8, source: u16, destination: u16) -> Transpor
 
 /// The client's next packet.
 pub(crate) fn following(protocol: u8, source: u16, destination: u16) -> Transport {
-    match transport(protocol, source, destination, flag::SYN, [8, 128]) {
-        Transport::Tcp { source, destination, .. } => Transport::tcp(source, destination, flag::ACK),
-        other => other,
+    if protocol == proto::TCP {
+        return Transport::tcp(source, destination, flag::ACK);
     }
+    opening(protocol, source, destination)
 }
 
 fn transport(protocol: u8, source: u16, destination: u16, flags: u8, echo: [u8; 2]) -> Transport {
