@@ -26,7 +26,7 @@ use millrace_tests::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use self::flow::{Flow, answering, check_rejection, following, opening, verdict};
+use self::flow::{Flow, answering, check_rejection, following, hairpin, opening, verdict};
 
 /// Judged packets per run, at least.
 const CASES: usize = 100_000;
@@ -153,7 +153,11 @@ impl<'a> Cluster<'a> {
             return Ok(());
         }
         let sent = verify(&run.frame)?;
-        let (_, backend) = sent.addresses().context("an IP packet")?;
+        let (sender, backend) = sent.addresses().context("an IP packet")?;
+        // A pod that reaches itself through a service must see another source, or it would answer itself directly.
+        let is_hairpin = backend == source && destination != source;
+        let expected_sender = if is_hairpin { hairpin(Family::of(source)) } else { source };
+        ensure!(sender == expected_sender, "it comes from {sender}, expected {expected_sender}");
         let (_, backend_port) = sent.transport().and_then(Transport::ports).unwrap_or((0, port));
         ensure!(
             expected.contains(&(backend, backend_port, run.verdict)),
