@@ -1,4 +1,6 @@
 //! The eBPF object, then the binaries.
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::{build_ebpf, command, workspace};
@@ -55,4 +57,15 @@ fn binaries(profile: &str, folder: &str, chosen: &[&str]) -> Result<()> {
         eprintln!("    {}", folder.join(name).display());
     }
     Ok(())
+}
+
+/// Builds the program of test pods: static, because an image holds nothing else.
+pub(crate) fn workload() -> Result<PathBuf> {
+    command::announce("program of the test pods");
+    let mut cargo = command::cargo("rustc");
+    cargo.args(["-p", "millrace-tests", "--bin", "workload", "--", "-C", "target-feature=+crt-static"]);
+    command::run(&mut cargo)?;
+    let published = workspace::target().join("cluster/workload");
+    workspace::publish(&workspace::target().join("debug/workload"), &published)?;
+    Ok(published)
 }

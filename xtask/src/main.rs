@@ -6,12 +6,15 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod build_ebpf;
+mod cluster;
 mod command;
+mod components;
 mod debian;
 mod demo;
 mod docs;
 mod lint;
 mod machine;
+mod oci;
 mod test;
 mod tiers;
 mod toolchain;
@@ -34,6 +37,8 @@ enum Command {
     Test(test::Options),
     /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
     Demo(demo::Options),
+    /// Make, enter and remove a real Kubernetes cluster on this machine; `cluster help` says more
+    Cluster(cluster::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::build(&options),
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
+        Command::Cluster(options) => cluster::cluster(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),
