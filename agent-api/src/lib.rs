@@ -46,6 +46,8 @@ pub enum Request {
     Detach { attachment: Attachment },
     /// What the agent is doing.
     Status,
+    /// Whether the node can be used. The reconcile loop answers, so an answer shows that it makes progress.
+    Health,
 }
 
 /// What CNI identifies an attachment by.
@@ -81,6 +83,7 @@ pub enum Reply {
     Attached,
     Detached,
     Status(Box<Status>),
+    Health(Health),
     Error(Error),
 }
 
@@ -126,6 +129,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// `manifests DIR`, `kubeconfig FILE` or `in-cluster`.
     pub source: String,
+    /// Who translates services: `millrace`, `both` or `kube-proxy`.
+    #[serde(default)]
+    pub services_by: String,
     /// Kinds whose first list is not complete.
     pub waiting_for: Vec<String>,
     /// Number of the cluster state that is in the maps.
@@ -142,6 +148,13 @@ pub struct Status {
     /// Objects that could not be used, and operations that keep failing: one sentence each.
     pub problems: Vec<String>,
     pub programs: Vec<Program>,
+}
+
+/// Whether the node can be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What is missing for new pods and new services to work: one sentence each, with the remedy. Empty: ready.
+    pub unmet: Vec<String>,
 }
 
 /// A loaded program.

@@ -12,6 +12,7 @@ mod components;
 mod debian;
 mod demo;
 mod docs;
+mod image;
 mod lint;
 mod machine;
 mod oci;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Options),
     /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
     Demo(demo::Options),
+    /// Pack the programs as a container image: static, reproducible, without a container engine
+    Image(image::Options),
     /// Make, enter and remove a real Kubernetes cluster on this machine; `cluster help` says more
     Cluster(cluster::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::build(&options),
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
+        Command::Image(options) => image::image(&options),
         Command::Cluster(options) => cluster::cluster(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),

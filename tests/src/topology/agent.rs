@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::{API_VERSION, Envelope, Reply, Request, SOCKET_NAME, Status};
+use agent_api::{API_VERSION, Envelope, Health, Reply, Request, SOCKET_NAME, Status, client};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
@@ -41,6 +41,8 @@ pub struct AgentOptions {
     pub bpffs: Option<PathBuf>,
     pub cgroup_root: Option<PathBuf>,
     pub manifests: Option<PathBuf>,
+    /// In place of manifests.
+    pub kubeconfig: Option<PathBuf>,
     /// Options after the usual ones.
     pub arguments: Vec<String>,
     /// What the agent is allowed, by number (capabilities(7)).
@@ -53,6 +55,7 @@ impl Default for AgentOptions {
             bpffs: None,
             cgroup_root: None,
             manifests: None,
+            kubeconfig: None,
             arguments: Vec::new(),
             capabilities: CAPABILITIES,
         }
@@ -100,10 +103,14 @@ impl Node {
 
     fn spawn(&self, options: &AgentOptions) -> Result<Process> {
         let mut command = Command::new(binary("millrace-agent")?);
+        match &options.kubeconfig {
+            Some(file) => command.arg("--kubeconfig").arg(file),
+            None => {
+                command.arg("--manifests").arg(options.manifests.clone().unwrap_or_else(|| self.manifests()))
+            }
+        };
         command
             .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
-            .arg("--manifests")
-            .arg(options.manifests.clone().unwrap_or_else(|| self.manifests()))
             .arg("--runtime-dir")
             .arg(self.runtime_dir())
             .arg("--state-dir")
@@ -156,6 +163,15 @@ impl Node {
         let reply = serde_json::from_str(&answer).with_context(|| format!("not a reply: {answer:?}"))?;
         let Reply::Status(status) = reply else { bail!("the agent answered {reply:?}") };
         Ok(*status)
+    }
+
+    /// Asks the agent whether the node can be used.
+    pub fn health(&self) -> Result<Health> {
+        let path = self.runtime_dir().join(SOCKET_NAME);
+        match client::call(&path, Request::Health, PATIENCE).context("ask the agent for its health")? {
+            Reply::Health(health) => Ok(health),
+            reply => bail!("the agent answered {reply:?}"),
+        }
     }
 
     /// Ends the agent at once, without a chance to clean up.
