@@ -15,7 +15,6 @@ mod docs;
 mod image;
 mod lint;
 mod machine;
-mod oci;
 mod test;
 mod tiers;
 mod toolchain;
@@ -38,10 +37,10 @@ enum Command {
     Test(test::Options),
     /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
     Demo(demo::Options),
-    /// Pack the programs as a container image: static, reproducible, without a container engine
-    Image(image::Options),
     /// Make, enter and remove a real Kubernetes cluster on this machine; `cluster help` says more
     Cluster(cluster::Options),
+    /// Pack the programs as a container image: static, reproducible, without a container engine
+    Image(image::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -55,8 +54,8 @@ fn main() -> ExitCode {
         Command::Build(options) => build::build(&options),
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
-        Command::Image(options) => image::image(&options),
         Command::Cluster(options) => cluster::cluster(&options),
+        Command::Image(options) => image::image(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),

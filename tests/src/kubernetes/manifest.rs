@@ -12,7 +12,12 @@ use super::api::{Api, FIELD_MANAGER};
 impl Api {
     /// Makes every object of a YAML text be as it is there.
     pub fn apply_yaml(&self, text: &str) -> Result<()> {
-        objects(text)?.iter().try_for_each(|object| {
+        self.apply_objects(&objects(text)?)
+    }
+
+    /// Makes every object be as given, one after the other.
+    pub(super) fn apply_objects(&self, objects: &[DynamicObject]) -> Result<()> {
+        objects.iter().try_for_each(|object| {
             let (name, api) = self.of(object)?;
             let parameters = PatchParams::apply(FIELD_MANAGER).force();
             let applied = self.run(api.patch(&name, &parameters, &Patch::Apply(object)));
@@ -47,7 +52,7 @@ impl Api {
 }
 
 /// The documents of a YAML text; lists are taken apart.
-fn objects(text: &str) -> Result<Vec<DynamicObject>> {
+pub(super) fn objects(text: &str) -> Result<Vec<DynamicObject>> {
     let mut objects = Vec::new();
     for document in text.split("\n---") {
         let value: Value = serde_saphyr::from_str(document.trim_start_matches('-'))

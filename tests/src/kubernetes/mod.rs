@@ -18,6 +18,7 @@ pub mod fabric;
 pub mod forward;
 pub mod guard;
 mod manifest;
+pub mod millrace;
 pub mod name;
 pub mod node;
 mod options;
@@ -78,6 +79,7 @@ impl Cluster {
         }
         let programs = Programs::find()?;
         let images = if options.nodes > 0 { programs.images()? } else { Vec::new() };
+        options.check()?;
         claim(name)?;
         options.save(name)?;
         component::prepare(name)?;
@@ -225,6 +227,9 @@ impl Cluster {
                 ptp::route(self.plane.netns(), node, self.options.families)?;
                 self.route_from(node)
             })?;
+        }
+        if self.options.network == Network::Millrace {
+            self.install_millrace()?;
         }
         self.api.apply_yaml(PROXY_ROLE)?;
         if self.nodes.is_empty() { Ok(()) } else { self.api.apply_yaml(&dns::manifest(self.options.families)) }

@@ -75,10 +75,18 @@ impl Default for Options {
 }
 
 impl Options {
-    pub(super) fn save(&self, name: &ClusterName) -> Result<()> {
+    /// An error unless a cluster can be like this.
+    pub(super) fn check(&self) -> Result<()> {
         if self.nodes > MOST_NODES {
             bail!("{} nodes: {MOST_NODES} are the most", self.nodes);
         }
+        if self.proxy == Proxy::Millrace && self.network != Network::Millrace {
+            bail!("Millrace balances services for the pods that it connects: choose --cni millrace, too");
+        }
+        Ok(())
+    }
+
+    pub(super) fn save(&self, name: &ClusterName) -> Result<()> {
         let path = name.folder().join("options.json");
         let text = serde_json::to_string_pretty(self).context("options are plain data")?;
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))

@@ -7,13 +7,17 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core};
 use super::{Cluster, Network, Proxy, dns};
 
 /// On a machine that is busy with other things, too.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Cluster {
     /// Waits until every node is ready and DNS answers. Without a network or a proxy neither can be.
     pub fn wait_until_ready(&self, progress: &dyn Fn(&str)) -> Result<()> {
         if self.options().network == Network::None {
             return Ok(());
+        }
+        if self.options().network == Network::Millrace {
+            progress("waiting for Millrace");
+            self.wait_for_millrace()?;
         }
         progress("waiting for the nodes");
         for node in self.nodes() {

@@ -142,7 +142,7 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, content: &[u8]
 
 /// Without a file name and a time in its header.
 fn compressed(content: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
+    let mut encoder = GzBuilder::new().write(Vec::new(), Compression::default());
     encoder.write_all(content)?;
     encoder.finish()
 }

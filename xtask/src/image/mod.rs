@@ -22,7 +22,7 @@ const LARGEST: usize = 20 << 20;
 const FOLDER: &str = "usr/bin";
 
 /// How to make the image.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Where to write the archive [default: target/image/millrace-VERSION.tar]
     #[arg(long, value_name = "FILE")]
@@ -77,10 +77,13 @@ fn build(folder: &Path) -> Result<(Vec<u8>, String)> {
     Ok((archive, digest))
 }
 
-fn write(path: &Path, archive: &[u8]) -> Result<()> {
+/// Writes an archive as a whole.
+pub(crate) fn write(path: &Path, archive: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    fs::write(path, archive).with_context(|| format!("cannot write {}", path.display()))
+    let partial = path.with_extension("partial");
+    let written = fs::write(&partial, archive).and_then(|()| fs::rename(&partial, path));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A build that shares nothing with the first, in a folder of another name.
