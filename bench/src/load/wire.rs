@@ -20,7 +20,10 @@ pub(crate) mod ask {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Targets {
     /// Uniformly random over consecutive addresses.
-    Range { first: SocketAddrV4, count: u32 },
+    Range {
+        first: SocketAddrV4,
+        count: u32,
+    },
     One(SocketAddrV4),
 }
 

@@ -56,7 +56,8 @@ fn confidence(values: &[f64]) -> (f64, f64) {
     let mut random = StdRng::seed_from_u64(1);
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let sample: Vec<f64> = values.iter().map(|_| values[random.random_range(0..values.len())]).collect();
+            let sample: Vec<f64> =
+                values.iter().map(|_| values[random.random_range(0..values.len())]).collect();
             median(&sample)
         })
         .collect();

@@ -156,6 +156,10 @@ impl System for Millrace {
         v4(&self.client)
     }
 
+    fn bystander(&self) -> Option<Place<'_>> {
+        Some(Place { cgroup: self.topology.outside_cgroup(), ..place(&self.client) })
+    }
+
     fn server(&self, endpoint: usize) -> Place<'_> {
         place(&self.servers[endpoint])
     }

@@ -119,6 +119,11 @@ pub(crate) trait System {
     fn client(&self) -> Place<'_>;
     fn client_addr(&self) -> Ipv4Addr;
 
+    /// Beside the client, but where no program translates its sockets; where that makes a difference.
+    fn bystander(&self) -> Option<Place<'_>> {
+        None
+    }
+
     /// Where the `endpoint`th server runs, and its address.
     fn server(&self, endpoint: usize) -> Place<'_>;
     fn server_addr(&self, endpoint: usize) -> Ipv4Addr;

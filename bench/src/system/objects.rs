@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::services::{
-    NAMESPACE, SERVER_PORT, SERVICE_PORT, SINGLE_NAME, SINGLE_PORT, SINGLE_SERVER_PORT, SINGLE_VIP, ServiceSet,
+    NAMESPACE, SERVER_PORT, SERVICE_PORT, SINGLE_NAME, SINGLE_PORT, SINGLE_SERVER_PORT, SINGLE_VIP,
+    ServiceSet,
 };
 
 /// A service, by index.

@@ -78,7 +78,10 @@ pub(super) fn verdict(retval: u32, counted: Counted, frame: &[u8]) -> Result<Ver
 }
 
 /// The descriptor behind a map of the loader.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the loader knows more types of maps than the programs use")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the loader knows more types of maps than the programs use"
+)]
 pub(super) fn map_data(map: &aya::maps::Map) -> Result<&MapData> {
     use aya::maps::Map;
     match map {

@@ -18,9 +18,9 @@ use millrace_tests::{
     packet::{Packet, Transport, flag, verify},
     program::{
         NO_HOST, Programs, Run, Verdict,
+        addresses::{LOCAL_PODS, Place, node_ip, place, pod_ip},
         fixture::{host_mac, octets, pod_mac},
         in_private_netns,
-        addresses::{LOCAL_PODS, Place, node_ip, place, pod_ip},
         random::{Generator, NODE},
     },
 };

@@ -1,0 +1,36 @@
+//! The cases. Each says what is measured, against what, and which target it has.
+mod connections;
+mod round_trips;
+
+use anyhow::Result;
+
+use crate::bench::Bench;
+
+/// One case.
+pub(crate) struct Case {
+    pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) what: What,
+}
+
+/// How a case is measured.
+pub(crate) enum What {
+    Runs(fn(&mut Bench<'_>) -> Result<()>),
+    /// It has its place; the product lacks what it measures.
+    Needs(&'static str),
+}
+
+/// Every case, in the order of running.
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        id: "B1",
+        title: "round trips over an established connection",
+        what: What::Runs(round_trips::run),
+    },
+    Case { id: "B2", title: "connect, request, close", what: What::Runs(connections::rate) },
+    Case { id: "B5", title: "NodePort and load balancer at XDP", what: What::Needs("XDP") },
+    Case { id: "B6", title: "connect alone", what: What::Runs(connections::connect) },
+    Case { id: "B11", title: "between nodes over an overlay", what: What::Needs("the VXLAN overlay") },
+    Case { id: "B16", title: "flows that move when a backend leaves", what: What::Needs("Maglev") },
+    Case { id: "B19", title: "throughput", what: What::Needs("iperf3") },
+];
