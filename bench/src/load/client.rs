@@ -1,5 +1,6 @@
 //! The client of a pod.
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     io::{self, BufRead as _, Read as _, Write as _},
     net::{SocketAddrV4, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _},
@@ -25,7 +26,7 @@ const CHUNK: usize = 16;
 pub(crate) fn run() -> Result<()> {
     cpu::pin()?;
     cpu::first_in_line()?;
-    let mut client = Client { kept: None, random: StdRng::seed_from_u64(7) };
+    let mut client = Client { kept: BTreeMap::new(), random: StdRng::seed_from_u64(7) };
     for line in io::stdin().lock().lines() {
         let line = line.context("read an order")?;
         let report = match serde_json::from_str(&line).context("not an order") {
@@ -38,8 +39,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 struct Client {
-    /// The open connection for round trips, and where to.
-    kept: Option<(SocketAddrV4, TcpStream)>,
+    /// The open connections for round trips.
+    kept: BTreeMap<SocketAddrV4, TcpStream>,
     random: StdRng,
 }
 
@@ -57,20 +58,22 @@ impl Client {
     }
 
     fn round_trips(&mut self, target: SocketAddrV4, lasting: Duration) -> Result<Report> {
-        if self.kept.as_ref().is_none_or(|(to, _)| *to != target) {
-            let mut stream = open(target)?;
-            stream.write_all(&[ask::KEEP]).context("send the first request")?;
-            stream.read_exact(&mut [0]).context("wait for the first answer")?;
-            self.kept = Some((target, stream));
-        }
-        let Some((_, stream)) = &mut self.kept else { bail!("no connection is open") };
+        let stream = match self.kept.entry(target) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let mut stream = open(target)?;
+                stream.write_all(&[ask::KEEP]).context("send the first request")?;
+                stream.read_exact(&mut [0]).context("wait for the first answer")?;
+                vacant.insert(stream)
+            }
+        };
         let slice = slice(lasting, || {
             stream.write_all(b"r")?;
             stream.read_exact(&mut [0])?;
             Ok(None)
         });
         if slice.failed > 0 {
-            self.kept = None;
+            self.kept.remove(&target);
         }
         Ok(Report::Slice(Box::new(slice)))
     }
