@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod command;
@@ -34,6 +35,8 @@ enum Command {
     Test(test::Options),
     /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
     Demo(demo::Options),
+    /// Measure Millrace beside kube-proxy and plain routing
+    Bench(bench::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::build(&options),
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),

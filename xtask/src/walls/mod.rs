@@ -18,6 +18,7 @@ const OWN_CRATES: &[(&str, &[&str])] = &[
     ("cni-plugin/Cargo.toml", &["agent-api"]),
     ("cli/Cargo.toml", &["agent-api", "agent-core", "bpf-maps", "dataplane-common"]),
     ("xtask/Cargo.toml", &[]),
+    ("bench/ebpf/Cargo.toml", &[]),
     ("bench/Cargo.toml", &["bpf-maps", "dataplane-common", "millrace-tests"]),
 ];
 
@@ -93,11 +94,12 @@ fn manifest(file: &str, text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The name of the crate in a folder: the folder's, with two exceptions.
+/// The name of the crate in a folder: the folder's, with few exceptions.
 fn crate_of(manifest: &str) -> &str {
     match manifest.trim_end_matches("/Cargo.toml") {
         "agent/core" => "agent-core",
         "bench" => "millrace-bench",
+        "bench/ebpf" => "bench-ebpf",
         folder => folder,
     }
 }
