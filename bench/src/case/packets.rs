@@ -34,11 +34,8 @@ const FIRST_TARGETS: &[(Backend, usize, f64)] = &[
 ];
 
 fn reading(sent: Sent) -> Reading {
-    let values = [(EACH, sent.each())];
-    Reading {
-        values: values.into(),
-        detail: json!({ "packets": sent.packets, "nanoseconds": sent.nanoseconds }),
-    }
+    let each = sent.each.as_secs_f64() * 1e9;
+    Reading { values: [(EACH, each)].into(), detail: json!({ "packets": sent.packets }) }
 }
 
 /// First packets of connections to the service in the middle of the list; without services, to a server.
