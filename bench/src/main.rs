@@ -29,6 +29,7 @@ use crate::{
     options::{Options, Role},
     preflight::Ready,
     report::{Report, raw::RawData},
+    system::services::ServiceSet,
 };
 
 fn main() -> ExitCode {
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let result = match &options.role {
         Some(Role::Client { .. }) => load::client::run(),
         Some(Role::Server { number, addr, .. }) => load::server::serve(*number, *addr),
+        Some(Role::CompareRules { services }) => compare_rules(*services),
         None if options.list => list(),
         None => run(&options),
     };
@@ -58,6 +60,11 @@ fn list() -> Result<()> {
         println!("{:<4} {}{needs}", case.id, case.title);
     }
     Ok(())
+}
+
+fn compare_rules(count: usize) -> Result<()> {
+    interrupt::watch()?;
+    baseline::comparison::compare(ServiceSet { count })
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -58,6 +58,8 @@ pub(crate) enum Role {
     /// A server, inside of a pod
     #[command(hide = true)]
     Server { number: u8, addr: std::net::Ipv4Addr, mark: String },
+    /// Hold the rules of the baseline against those of the real kube-proxy, with this many services
+    CompareRules { services: usize },
 }
 
 impl Options {

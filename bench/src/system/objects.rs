@@ -13,7 +13,7 @@ pub(crate) fn service(index: usize) -> Value {
     service_object(&ServiceSet::name(index), ServiceSet::vip(index), "TCP", SERVICE_PORT, SERVER_PORT)
 }
 
-/// The slice of a service, with these endpoints.
+/// The slice of a numbered service, with these endpoints.
 pub(crate) fn slice(index: usize, endpoints: &[Ipv4Addr]) -> Value {
     slice_object(&ServiceSet::name(index), "TCP", SERVER_PORT, endpoints)
 }
@@ -26,7 +26,8 @@ pub(crate) fn single(endpoint: Ipv4Addr) -> [Value; 2] {
     ]
 }
 
-fn service_object(name: &str, vip: Ipv4Addr, protocol: &str, port: u16, target: u16) -> Value {
+/// A service of one port.
+pub(crate) fn service_object(name: &str, vip: Ipv4Addr, protocol: &str, port: u16, target: u16) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -42,7 +43,8 @@ fn service_object(name: &str, vip: Ipv4Addr, protocol: &str, port: u16, target: 
     })
 }
 
-fn slice_object(service: &str, protocol: &str, port: u16, endpoints: &[Ipv4Addr]) -> Value {
+/// The slice of a service, with these endpoints.
+pub(crate) fn slice_object(service: &str, protocol: &str, port: u16, endpoints: &[Ipv4Addr]) -> Value {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|addr| {
