@@ -95,10 +95,6 @@ impl Rounds {
         Ok(Self { labels, rounds: done })
     }
 
-    pub(crate) fn has(&self, label: &str) -> bool {
-        self.labels.iter().any(|known| known == label)
-    }
-
     /// How many rounds there are, and how many of them count.
     pub(crate) fn count(&self) -> (usize, usize) {
         (self.rounds.len(), self.counting().count())
@@ -114,12 +110,21 @@ impl Rounds {
 
     /// A figure of one contender as a ratio to another's, round by round.
     pub(crate) fn ratio(&self, figure: &str, of: &str, to: &str) -> Option<Spread> {
+        self.compared(figure, of, to, |of, to| of / to)
+    }
+
+    /// By how much a figure of one contender exceeds another's, round by round.
+    pub(crate) fn difference(&self, figure: &str, of: &str, to: &str) -> Option<Spread> {
+        self.compared(figure, of, to, |of, to| of - to)
+    }
+
+    fn compared(&self, figure: &str, of: &str, to: &str, compare: fn(f64, f64) -> f64) -> Option<Spread> {
         let (of, to) = (self.position(of)?, self.position(to)?);
-        let ratios: Option<Vec<f64>> = self
+        let values: Option<Vec<f64>> = self
             .counting()
-            .map(|round| Some(round.readings[of].get(figure)? / round.readings[to].get(figure)?))
+            .map(|round| Some(compare(*round.readings[of].get(figure)?, *round.readings[to].get(figure)?)))
             .collect();
-        ratios.map(|ratios| Spread::of(&ratios))
+        values.map(|values| Spread::of(&values))
     }
 
     fn position(&self, label: &str) -> Option<usize> {

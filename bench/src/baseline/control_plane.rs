@@ -176,7 +176,8 @@ fn keys(folder: &Path) -> Result<()> {
     fs::write(folder.join("tokens.csv"), format!("{TOKEN},benchmark,benchmark,\"system:masters\"\n"))
         .context("write the tokens")?;
     let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(folder).stdin(Stdio::null()).output();
+        let output =
+            Command::new("openssl").args(arguments).current_dir(folder).stdin(Stdio::null()).output();
         let output = output.context("run openssl: apt-get install openssl")?;
         if !output.status.success() {
             bail!("openssl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

@@ -118,7 +118,9 @@ impl Node {
     fn await_last_service(&self) -> Result<Instant> {
         // Servers of a benchmark that run already answer themselves.
         let _listeners = (0..ENDPOINTS)
-            .map(|endpoint| listen(self.routed.server_place(endpoint).netns, RoutedNode::server_addr(endpoint)))
+            .map(|endpoint| {
+                listen(self.routed.server_place(endpoint).netns, RoutedNode::server_addr(endpoint))
+            })
             .collect::<Result<Vec<_>>>()?;
         let last = ServiceSet::frontend(self.setup.services.count.saturating_sub(1));
         let client = self.routed.client_place().netns;
@@ -162,10 +164,7 @@ impl Node {
     }
 }
 
-fn write(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> Result<()> {
+fn write(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     let mut out = BufWriter::new(file);
     write(&mut out)
@@ -213,7 +212,8 @@ impl System for Node {
     }
 
     fn forget_flows(&self) -> Result<()> {
-        let conntrack = tools::find("conntrack").context("conntrack is missing: apt-get install conntrack")?;
+        let conntrack =
+            tools::find("conntrack").context("conntrack is missing: apt-get install conntrack")?;
         let mut flush = Command::new(conntrack);
         flush.arg("-F").stdin(Stdio::null());
         run_in(self.routed.node(), flush).map(drop)
@@ -239,9 +239,7 @@ impl System for Node {
     fn set_endpoints(&self, service: usize, endpoints: &[usize]) -> Result<()> {
         ensure!(service < self.setup.services.count, "there is no service {service}");
         match &self.source {
-            Source::Generated(generated) => {
-                generated.change(&self.routed, service, endpoints).map(drop)
-            }
+            Source::Generated(generated) => generated.change(&self.routed, service, endpoints).map(drop),
             Source::Real(real) => real.set_endpoints(service, endpoints),
         }
     }

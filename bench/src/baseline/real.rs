@@ -44,7 +44,8 @@ impl Cluster {
         let control_plane = ControlPlane::start()?;
         control_plane.api().create(&[namespace(NAMESPACE)])?;
         control_plane.api().create(&all_objects(services, servers))?;
-        let cluster = Rc::new(Self { services, servers: servers.to_vec(), control_plane, cabled: Cell::new(0) });
+        let cluster =
+            Rc::new(Self { services, servers: servers.to_vec(), control_plane, cabled: Cell::new(0) });
         CLUSTERS.with_borrow_mut(|all| {
             all.retain(|other| other.strong_count() > 0);
             all.push(Rc::downgrade(&cluster));
@@ -75,8 +76,8 @@ fn namespace(name: &str) -> Value {
 }
 
 fn all_objects(services: ServiceSet, servers: &[Ipv4Addr]) -> Vec<Value> {
-    let numbered = (0..services.count)
-        .flat_map(|index| [objects::service(index), objects::slice(index, servers)]);
+    let numbered =
+        (0..services.count).flat_map(|index| [objects::service(index), objects::slice(index, servers)]);
     numbered.chain(servers.first().into_iter().flat_map(|server| objects::single(*server))).collect()
 }
 

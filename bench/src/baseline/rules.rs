@@ -72,10 +72,7 @@ impl<'a> Rules<'a> {
     }
 
     fn filter_chains(&self, out: &mut impl Write) -> io::Result<()> {
-        declare(
-            &["SERVICES", "EXTERNAL-SERVICES", "FORWARD", "NODEPORTS", "PROXY-FIREWALL", "FIREWALL"],
-            out,
-        )
+        declare(&["SERVICES", "EXTERNAL-SERVICES", "FORWARD", "NODEPORTS", "PROXY-FIREWALL", "FIREWALL"], out)
     }
 
     fn filter_rules<'s>(
@@ -159,7 +156,12 @@ impl<'a> Rules<'a> {
         backends.iter().try_for_each(|backend| self.backend_rules(service, *backend, out))
     }
 
-    fn backend_rules(&self, service: &Service, backend: SocketAddrV4, out: &mut impl Write) -> io::Result<()> {
+    fn backend_rules(
+        &self,
+        service: &Service,
+        backend: SocketAddrV4,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
         let chain = service.backend_chain(backend);
         let protocol = service.protocol.lower();
         let comment = if self.small {

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use ring::digest;
 
 use crate::system::services::{
-    NAMESPACE, SERVER_PORT, SERVICE_PORT, SINGLE_NAME, SINGLE_PORT, SINGLE_SERVER_PORT, SINGLE_VIP, ServiceSet,
+    NAMESPACE, SERVER_PORT, SERVICE_PORT, SINGLE_NAME, SINGLE_PORT, SINGLE_SERVER_PORT, SINGLE_VIP,
+    ServiceSet,
 };
 
 /// The name of the only port of every service.
@@ -80,7 +81,11 @@ pub(crate) fn all(set: ServiceSet, servers: &[Ipv4Addr]) -> Vec<Service> {
         protocol: Protocol::Udp,
         cluster_ip: SINGLE_VIP,
         port: SINGLE_PORT,
-        backends: servers.first().map(|server| SocketAddrV4::new(*server, SINGLE_SERVER_PORT)).into_iter().collect(),
+        backends: servers
+            .first()
+            .map(|server| SocketAddrV4::new(*server, SINGLE_SERVER_PORT))
+            .into_iter()
+            .collect(),
         ..numbered(0, &[])
     };
     (0..set.count).map(|index| numbered(index, servers)).chain([single]).collect()
@@ -137,7 +142,8 @@ mod tests {
     #[test]
     fn backends_are_sorted_as_text() {
         let servers = [Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 10)];
-        let sorted: Vec<_> = numbered(0, &servers).sorted_backends().iter().map(|backend| *backend.ip()).collect();
+        let sorted: Vec<_> =
+            numbered(0, &servers).sorted_backends().iter().map(|backend| *backend.ip()).collect();
         assert_eq!(sorted, [servers[1], servers[0]]);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-const EACH: &str = "ns per packet";
+pub(super) const EACH: &str = "ns per packet";
 /// The flows' first port.
 const FIRST_PORT: u16 = 1024;
 /// Flows whose first packets are sent in one pass: below the number of ports, and of what half-open flows may fill.
@@ -114,20 +114,25 @@ fn stations(
     Ok(stations)
 }
 
+/// A contender whose flows are new in every turn.
+pub(super) fn first_packets_of<'a>(label: &str, station: &'a Station, quick: bool) -> Result<Contender<'a>> {
+    let system = station.system();
+    let flows = if quick { 3_000 } else { NEW_FLOWS };
+    let stream = first_packets(system, flows)?;
+    let mut path = PacketPath::open(system)?;
+    Ok(Contender::new(label, move || {
+        system.forget_flows()?;
+        Ok(reading(path.send(system.client().netns, &stream, flows)?))
+    }))
+}
+
 /// The measurement behind B3 and B15.
 fn first(bench: &mut Bench<'_>) -> Result<Rounds> {
     bench.shared("first packets", |bench| {
-        let flows = if bench.options.quick { 3_000 } else { NEW_FLOWS };
         let stations = stations(bench, "B3", true)?;
         let mut contenders = Vec::new();
         for (label, station) in &stations {
-            let system = station.system();
-            let stream = first_packets(system, flows)?;
-            let mut path = PacketPath::open(system)?;
-            contenders.push(Contender::new(label, move || {
-                system.forget_flows()?;
-                Ok(reading(path.send(system.client().netns, &stream, flows)?))
-            }));
+            contenders.push(first_packets_of(label, station, bench.options.quick)?);
         }
         bench.rounds("first packets", contenders)
     })

@@ -14,12 +14,12 @@ use crate::{
 };
 
 const CASE: &str = "B1";
-const RATE: &str = "round trips";
+pub(super) const RATE: &str = "round trips";
 const P50: &str = "p50";
 const P99: &str = "p99";
 
 /// Of the slice, what is compared.
-fn reading(slice: &Slice) -> Reading {
+pub(super) fn reading(slice: &Slice) -> Reading {
     let values = [
         (RATE, slice.rate()),
         (P50, f64::from(slice.latency.p50) / 1e3),

@@ -23,13 +23,13 @@ pub(crate) fn percentile<T: Copy>(sorted: &[T], percent: f64) -> Option<T> {
     sorted.get((rank as usize).saturating_sub(1)).copied()
 }
 
-/// A median with its spread.
+/// A median, or another statistic, with its spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) least: f64,
     pub(crate) most: f64,
-    /// 95 % confidence interval of the median.
+    /// Its 95 % confidence interval.
     pub(crate) low: f64,
     pub(crate) high: f64,
 }
@@ -37,9 +37,27 @@ pub(crate) struct Spread {
 impl Spread {
     /// Of at least one value.
     pub(crate) fn of(values: &[f64]) -> Self {
-        let (low, high) = confidence(values);
+        Self::of_statistic(values, median)
+    }
+
+    /// A percentile in place of the median.
+    pub(crate) fn of_percentile(values: &[f64], percent: f64) -> Self {
+        Self::of_statistic(values, |values| {
+            let mut sorted = values.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            percentile(&sorted, percent).unwrap_or(f64::NAN)
+        })
+    }
+
+    /// One value, known exactly.
+    pub(crate) const fn exactly(value: f64) -> Self {
+        Self { median: value, least: value, most: value, low: value, high: value }
+    }
+
+    fn of_statistic(values: &[f64], statistic: impl Fn(&[f64]) -> f64) -> Self {
+        let (low, high) = confidence(values, &statistic);
         Self {
-            median: median(values),
+            median: statistic(values),
             least: values.iter().copied().fold(f64::INFINITY, f64::min),
             most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             low,
@@ -48,21 +66,21 @@ impl Spread {
     }
 }
 
-/// The bootstrap's 95 % confidence interval of the median. The same values give the same interval.
-fn confidence(values: &[f64]) -> (f64, f64) {
+/// The bootstrap's 95 % confidence interval of a statistic. The same values give the same interval.
+fn confidence(values: &[f64], statistic: impl Fn(&[f64]) -> f64) -> (f64, f64) {
     if values.is_empty() {
         return (f64::NAN, f64::NAN);
     }
     let mut random = StdRng::seed_from_u64(1);
-    let mut medians: Vec<f64> = (0..RESAMPLES)
+    let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             let sample: Vec<f64> =
                 values.iter().map(|_| values[random.random_range(0..values.len())]).collect();
-            median(&sample)
+            statistic(&sample)
         })
         .collect();
-    medians.sort_by(f64::total_cmp);
-    let at = |percent| percentile(&medians, percent).unwrap_or(f64::NAN);
+    resampled.sort_by(f64::total_cmp);
+    let at = |percent| percentile(&resampled, percent).unwrap_or(f64::NAN);
     (at(2.5), at(97.5))
 }
 

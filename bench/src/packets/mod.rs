@@ -4,6 +4,7 @@ mod template;
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, Xdp},
     util::nr_cpus,
 };
+use bpf_maps::program::{self, ProgramInfo};
 use millrace_tests::machine::netns::Netns;
 
 pub(crate) use self::{
@@ -80,6 +82,13 @@ impl<'a> PacketPath<'a> {
         let path = Self { system, ebpf };
         path.set_gro(true)?;
         Ok(path)
+    }
+
+    /// What the kernel knows of the counting program.
+    pub(crate) fn counter(&self) -> Result<ProgramInfo> {
+        let counter: &SchedClassifier =
+            self.ebpf.program("count").context("no program `count`")?.try_into()?;
+        Ok(program::info(counter.fd()?.as_fd())?)
     }
 
     fn set_gro(&self, on: bool) -> Result<()> {

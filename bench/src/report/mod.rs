@@ -146,6 +146,19 @@ impl Report {
         self.lines.push(line);
     }
 
+    /// A figure of samples that were not taken in turns.
+    pub(crate) fn samples(
+        &mut self,
+        case: &'static str,
+        what: impl Into<String>,
+        unit: Unit,
+        measured: Spread,
+        (count, target): (usize, Option<Target>),
+    ) {
+        let (what, basis) = (what.into(), format!("{count} samples"));
+        self.line(Line { case, what, unit, measured, target, basis });
+    }
+
     /// A ratio from interleaved rounds, when both contenders took part.
     pub(crate) fn ratio(
         &mut self,
@@ -159,6 +172,21 @@ impl Report {
         let (all, counted) = rounds.count();
         let what = format!("{figure}: {of} / {to}");
         self.line(Line { case, what, unit: Unit::Ratio, measured, target, basis: basis(all, counted) });
+    }
+
+    /// A difference from interleaved rounds, when both contenders took part.
+    pub(crate) fn difference(
+        &mut self,
+        case: &'static str,
+        rounds: &Rounds,
+        (figure, unit): (&'static str, Unit),
+        (of, to): (&str, &str),
+        target: Option<Target>,
+    ) {
+        let Some(measured) = rounds.difference(figure, of, to) else { return };
+        let (all, counted) = rounds.count();
+        let what = format!("{figure}: {of} − {to}");
+        self.line(Line { case, what, unit, measured, target, basis: basis(all, counted) });
     }
 
     /// A figure of one contender from interleaved rounds.

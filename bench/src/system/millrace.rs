@@ -156,6 +156,10 @@ impl System for Millrace {
         v4(&self.client)
     }
 
+    fn as_millrace(&self) -> Option<&Self> {
+        Some(self)
+    }
+
     fn bystander(&self) -> Option<Place<'_>> {
         Some(Place { cgroup: self.topology.outside_cgroup(), ..place(&self.client) })
     }

@@ -150,6 +150,11 @@ pub(crate) trait System {
     /// returns the time until the last service works.
     fn cold_sync(&self) -> Result<Duration>;
 
+    /// Millrace itself, for what only it has.
+    fn as_millrace(&self) -> Option<&millrace::Millrace> {
+        None
+    }
+
     /// Where a client of a service connects to. Systems without services: an endpoint's own address.
     fn target(&self, service: usize) -> SocketAddrV4 {
         if self.setup().kind.has_services() {
