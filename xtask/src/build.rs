@@ -22,7 +22,8 @@ pub(crate) struct Options {
 
 /// The packages that are built for this machine. Every call of cargo chooses all of them, even if it builds only a
 /// part: the features of dependencies follow from the choice, and with other features they are built once more.
-pub(crate) const EVERYTHING: &[&str] = &["--workspace", "--exclude", "dataplane-ebpf", "--exclude", "xtask"];
+pub(crate) const EVERYTHING: &[&str] =
+    &["--workspace", "--exclude", "dataplane-ebpf", "--exclude", "bench-ebpf", "--exclude", "xtask"];
 
 /// Builds everything that runs on a node, and the demo.
 pub(crate) fn build(options: &Options) -> Result<()> {
@@ -65,6 +66,13 @@ pub(crate) fn for_image(folder: &Path) -> Result<Vec<PathBuf>> {
         built.join(IMAGE_PROFILE).join("millrace"),
         built.join(PLUGIN_PROFILE).join("millrace-cni"),
     ])
+}
+
+/// Builds everything that the benchmarks run.
+pub(crate) fn for_benchmarks(release: bool) -> Result<()> {
+    build_ebpf::build()?;
+    let (profile, folder) = if release { ("release", "release") } else { ("dev", "debug") };
+    binaries(profile, folder, &[EVERYTHING, &["--exclude", "cni-plugin", "--bins"]].concat())
 }
 
 fn binaries(profile: &str, folder: &str, chosen: &[&str]) -> Result<()> {

@@ -1,5 +1,5 @@
 //! The eBPF object: the same bytes from the same sources, wherever the checkout is.
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
@@ -15,30 +15,49 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Builds the object into [`workspace::ebpf_object`], which is written only when its content changes, so that
 /// nothing that embeds or watches it is rebuilt for nothing.
 pub(crate) fn build() -> Result<()> {
+    build_package("eBPF programs", "dataplane-ebpf", "dataplane", &workspace::ebpf_object())
+}
+
+/// Builds the object of the benchmarks into [`workspace::bench_object`].
+pub(crate) fn build_bench() -> Result<()> {
+    build_package("eBPF programs of the benchmarks", "bench-ebpf", "packets", &workspace::bench_object())
+}
+
+fn build_package(step: &str, package: &str, binary: &str, object: &Path) -> Result<()> {
     let core = toolchain::ensure(TARGET)?;
-    command::announce("eBPF programs");
-    command::run(cargo("build", &core)?.args(["--profile", "ebpf"]))?;
-    let built = workspace::target().join("ebpf-build").join(TARGET).join("ebpf/dataplane");
-    let object = workspace::ebpf_object();
-    if workspace::publish(&built, &object)? {
+    command::announce(step);
+    command::run(cargo("build", &core)?.args(["-p", package, "--profile", "ebpf"]))?;
+    let built = workspace::target().join("ebpf-build").join(TARGET).join("ebpf").join(binary);
+    if workspace::publish(&built, object)? {
         eprintln!("    {} is new", object.display());
     }
     Ok(())
 }
 
-/// Checks the eBPF crate with clippy, on its own target.
+/// Checks the eBPF crates with clippy, on their own target.
 pub(crate) fn clippy() -> Result<()> {
     let core = toolchain::ensure(TARGET)?;
     if matches!(core, Core::Prebuilt { .. }) {
-        bail!("clippy of the eBPF crate needs the sources of core: rustup component add rust-src");
+        bail!("clippy of the eBPF crates needs the sources of core: rustup component add rust-src");
     }
-    command::run(cargo("clippy", &core)?.args(["--profile", "ebpf", "--", "-D", "warnings"]))
+    for package in ["dataplane-ebpf", "bench-ebpf"] {
+        command::run(cargo("clippy", &core)?.args([
+            "-p",
+            package,
+            "--profile",
+            "ebpf",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+    }
+    Ok(())
 }
 
 fn cargo(subcommand: &str, core: &Core) -> Result<Command> {
     let mut cargo = command::cargo(subcommand);
     cargo
-        .args(["-p", "dataplane-ebpf", "--target", TARGET, "--target-dir"])
+        .args(["--target", TARGET, "--target-dir"])
         .arg(workspace::target().join("ebpf-build"))
         // Unstable parts on a stable compiler: `aya-ebpf` has some, and so has `-Z build-std`.
         .env("RUSTC_BOOTSTRAP", "1")

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod cluster;
@@ -41,6 +42,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Pack the programs as a container image: static, reproducible, without a container engine
     Image(image::Options),
+    /// Measure Millrace beside kube-proxy and plain routing
+    Bench(bench::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Print verified instructions and load time of each program
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::demo(&options),
         Command::Cluster(options) => cluster::cluster(&options),
         Command::Image(options) => image::image(&options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),

@@ -23,6 +23,11 @@ pub(crate) fn ebpf_object() -> PathBuf {
     root().join("target/ebpf/dataplane")
 }
 
+/// The eBPF object of the benchmarks, which `bench` reads when it runs.
+pub(crate) fn bench_object() -> PathBuf {
+    root().join("target/ebpf/packets")
+}
+
 /// Where tools are installed that the machine lacks.
 pub(crate) fn tools() -> PathBuf {
     target().join("tools")

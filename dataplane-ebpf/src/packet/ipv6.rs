@@ -7,7 +7,10 @@ use dataplane_common::{
 };
 
 use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read};
-use crate::{family::{Family as _, V6}, flow::Tuple};
+use crate::{
+    family::{Family as _, V6},
+    flow::Tuple,
+};
 
 /// The header, from the source MAC of its frame on: one read gives both.
 #[derive(Clone, Copy)]

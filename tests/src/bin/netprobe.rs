@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let outlive = options.iter().any(|option| option == "--outlive");
     obey(name, std::io::stdin().lock(), std::io::stdout().lock(), || {
         while outlive {
-            std::thread::sleep(Duration::from_secs(3600));
+            std::thread::sleep(Duration::from_hours(1));
         }
     });
     ExitCode::SUCCESS

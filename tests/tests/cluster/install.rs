@@ -1,10 +1,6 @@
 //! Millrace as an operator installs it, lives with it and removes it: on a cluster that has neither a network nor a
 //! kube-proxy.
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::{
@@ -19,7 +15,6 @@ use serde_json::json;
 
 use crate::shared::{PATIENCE, in_pod, own_name, wait_for_pod};
 
-const MANIFEST: &str = include_str!("../../../deploy/manifests/millrace.yaml");
 const UNINSTALL: &str = include_str!("../../../deploy/manifests/uninstall.yaml");
 
 /// `NET_ADMIN`, `PERFMON` and `BPF`, as `/proc/PID/status` writes a set of capabilities.
@@ -49,18 +44,6 @@ kind: Service
 metadata: {name: server}
 spec: {selector: {app: server}, ports: [{port: 80}]}
 ";
-
-fn image() -> PathBuf {
-    let version = env!("CARGO_PKG_VERSION");
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/image/millrace-{version}.tar"))
-}
-
-/// The manifest, with the address of the API server that needs no service.
-fn manifest(server: &str) -> Result<String> {
-    let placeholder = "# MILLRACE_API_SERVER: https://192.0.2.10:6443";
-    ensure!(MANIFEST.contains(placeholder), "the manifest shows where the address goes");
-    Ok(MANIFEST.replace(placeholder, &format!("MILLRACE_API_SERVER: {server}")))
-}
 
 /// All pods of a DaemonSet are ready.
 fn rolled_out(cluster: &Cluster, name: &str) -> Result<()> {
@@ -129,11 +112,11 @@ fn a_cluster_without_network_and_kube_proxy_gets_both_and_gives_them_up_again() 
     let options = Options { proxy: Proxy::None, network: Network::None, ..Options::default() };
     let cluster = Cluster::start(&name, &options, &|step| eprintln!("{name}: {step}"))?;
     let node = cluster.node("node-1")?;
-    cluster.load(&image())?;
     becomes(&cluster, node, false, "cni plugin not initialized")?;
 
-    cluster.api().apply_yaml(&manifest(&cluster.plane().server())?)?;
+    cluster.install_millrace()?;
     rolled_out(&cluster, "millrace")?;
+    route_pods(&cluster)?;
     for node in cluster.nodes() {
         becomes(&cluster, node, true, "")?;
     }
@@ -164,6 +147,15 @@ fn a_cluster_without_network_and_kube_proxy_gets_both_and_gives_them_up_again() 
 
     uninstall(&cluster)?;
     cluster.down()
+}
+
+/// The control plane is a machine of its own, without Millrace; its network knows where pods are.
+fn route_pods(cluster: &Cluster) -> Result<()> {
+    cluster.nodes().iter().try_for_each(|node| {
+        let family = cluster.options().families.first();
+        let route = format!("route replace {} via {}\n", node.pod_cidr(family), node.address(family));
+        cluster.plane().netns().ip(&route)
+    })
 }
 
 /// The agent's process may do what it must, and nothing else.

@@ -1,7 +1,7 @@
 //! The agent's ClusterRole holds what the agent needs and no more: each verb that is taken away is missed and named.
 use std::{fs, time::Duration};
 
-use agent::k8s::source::{self, SourceConfig};
+use agent::k8s::source::{self, Event, SourceConfig};
 use agent_core::update::{Kind, Update};
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::{
@@ -60,7 +60,7 @@ impl Stage {
 
     /// Runs the agent's source until every kind has come or a problem was said, and returns the problem.
     fn first_problem(&self, source: &SourceConfig) -> Result<Option<String>> {
-        let (sender, mut events) = mpsc::channel(16);
+        let (sender, mut events) = mpsc::channel::<Event>(16);
         let listen = async {
             let mut waiting = Kind::ALL.len();
             let mut quiet = PATIENCE;
@@ -156,7 +156,7 @@ fn a_token_that_is_not_accepted_is_named_and_its_successor_is_read_from_its_file
     assert!(problem.contains("(401)") && problem.contains("renew the token"), "{problem}");
 
     // A kubelet writes another token into the file of a running agent.
-    let (sender, mut events) = mpsc::channel(16);
+    let (sender, mut events) = mpsc::channel::<Event>(16);
     let rotated = async {
         let mut waiting = Kind::ALL.len();
         let mut problems = 0;

@@ -1,0 +1,99 @@
+//! B12 and B13: memory of the kernel and of the programs in user space, by the number of services.
+use anyhow::Result;
+use serde_json::json;
+
+use crate::{
+    bench::Bench,
+    measure::statistics::Spread,
+    report::{Curve, Plot, Point, Scale, Target, Unit},
+    system::{Footprint, Kind},
+};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+#[expect(clippy::cast_precision_loss, reason = "bytes of a machine")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+/// Footprints by number of services.
+fn footprints(bench: &mut Bench<'_>, case: &'static str, kind: Kind) -> Result<Vec<(usize, Footprint)>> {
+    let mut footprints = Vec::new();
+    for size in bench.sizes(case, kind) {
+        let footprint = bench.station(Bench::setup(kind, size))?.system().footprint()?;
+        bench.raw.note(&json!({
+            "measurement": "memory", "contender": kind.name(), "services": size,
+            "rss": footprint.rss, "pss": footprint.pss, "kernel": footprint.kernel,
+        }))?;
+        footprints.push((size, footprint));
+    }
+    Ok(footprints)
+}
+
+/// B12.
+pub(super) fn kernel(bench: &mut Bench<'_>) -> Result<()> {
+    const CASE: &str = "B12";
+    for kind in bench.service_kinds() {
+        let footprints = footprints(bench, CASE, kind)?;
+        let known: Vec<(usize, u64)> =
+            footprints.iter().filter_map(|(size, footprint)| Some((*size, footprint.kernel?))).collect();
+        for (size, bytes) in &known {
+            let what = format!("kernel memory: {kind}@{size}");
+            bench.report.samples(
+                CASE,
+                what,
+                Unit::Mebibytes,
+                Spread::exactly(float(*bytes) / MIB),
+                (1, None),
+            );
+        }
+        let (Some((few, least)), Some((many, most))) = (known.first(), known.last()) else { continue };
+        if few == many {
+            continue;
+        }
+        let services = f64::from(u32::try_from(many - few)?);
+        let each = Spread::exactly((float(*most) - float(*least)) / services);
+        let target = (kind == Kind::Millrace).then_some(Target::AtMost(614.0));
+        bench.report.samples(
+            CASE,
+            format!("kernel memory of a service: {kind}"),
+            Unit::Bytes,
+            each,
+            (1, target),
+        );
+    }
+    Ok(())
+}
+
+/// B13.
+pub(super) fn user(bench: &mut Bench<'_>) -> Result<()> {
+    const CASE: &str = "B13";
+    let mut curves = Vec::new();
+    for kind in bench.service_kinds() {
+        let footprints = footprints(bench, CASE, kind)?;
+        let mut points = Vec::new();
+        for (size, footprint) in footprints.iter().filter(|(_, footprint)| footprint.rss > 0) {
+            let target = match (kind, size) {
+                (Kind::Millrace, 0..=10) => Some(Target::AtMost(25.0)),
+                (Kind::Millrace, 30_000) => Some(Target::AtMost(150.0)),
+                _ => None,
+            };
+            let (rss, pss) = (float(footprint.rss) / MIB, float(footprint.pss) / MIB);
+            let line = |what: &str| format!("{what}: {kind}@{size}");
+            let report = &mut bench.report;
+            report.samples(CASE, line("RSS"), Unit::Mebibytes, Spread::exactly(rss), (1, target));
+            report.samples(CASE, line("PSS"), Unit::Mebibytes, Spread::exactly(pss), (1, None));
+            let x = f64::from(u32::try_from(*size)?);
+            points.push(Point { x, y: rss, low: rss, high: rss });
+        }
+        curves.push(Curve { name: kind.to_string(), points });
+    }
+    bench.report.plot(Plot {
+        name: "memory".to_owned(),
+        title: "Resident memory of the agent, and of kube-proxy".to_owned(),
+        x: ("services".to_owned(), Scale::Logarithmic),
+        y: ("MiB".to_owned(), Scale::Linear),
+        curves,
+    });
+    Ok(())
+}
