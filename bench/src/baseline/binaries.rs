@@ -42,6 +42,9 @@ mod tests {
     #[test]
     fn a_missing_kube_proxy_is_named_with_the_command_that_makes_it() {
         let refused = Binaries::inside(Path::new("/nowhere")).expect_err("nothing is there").to_string();
-        assert!(refused.contains("/nowhere/kube") && refused.contains("cargo xtask cluster build"), "{refused}");
+        assert!(
+            refused.contains("/nowhere/kube") && refused.contains("cargo xtask cluster build"),
+            "{refused}"
+        );
     }
 }

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use ring::digest;
 
 use crate::system::services::{
-    NAMESPACE, SERVER_PORT, SERVICE_PORT, SINGLE_NAME, SINGLE_PORT, SINGLE_SERVER_PORT, SINGLE_VIP, ServiceSet,
+    NAMESPACE, SERVER_PORT, SERVICE_PORT, SINGLE_NAME, SINGLE_PORT, SINGLE_SERVER_PORT, SINGLE_VIP,
+    ServiceSet,
 };
 
 /// The name of the only port of every service.
@@ -80,7 +81,11 @@ pub(crate) fn all(set: ServiceSet, servers: &[Ipv4Addr]) -> Vec<Service> {
         protocol: Protocol::Udp,
         cluster_ip: SINGLE_VIP,
         port: SINGLE_PORT,
-        backends: servers.first().map(|server| SocketAddrV4::new(*server, SINGLE_SERVER_PORT)).into_iter().collect(),
+        backends: servers
+            .first()
+            .map(|server| SocketAddrV4::new(*server, SINGLE_SERVER_PORT))
+            .into_iter()
+            .collect(),
         ..numbered(0, &[])
     };
     (0..set.count).map(|index| numbered(index, servers)).chain([single]).collect()
@@ -105,7 +110,9 @@ fn hash(parts: &[&str]) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     const CHARACTERS: u32 = 16;
     let mut context = digest::Context::new(&digest::SHA256);
-    parts.iter().for_each(|part| context.update(part.as_bytes()));
+    for part in parts {
+        context.update(part.as_bytes());
+    }
     let digest = context.finish();
     // 16 characters of 5 bits are the first 10 bytes.
     let bits = digest.as_ref()[..10].iter().fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
@@ -137,7 +144,8 @@ mod tests {
     #[test]
     fn backends_are_sorted_as_text() {
         let servers = [Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 10)];
-        let sorted: Vec<_> = numbered(0, &servers).sorted_backends().iter().map(|backend| *backend.ip()).collect();
+        let sorted: Vec<_> =
+            numbered(0, &servers).sorted_backends().iter().map(|backend| *backend.ip()).collect();
         assert_eq!(sorted, [servers[1], servers[0]]);
     }
 }
