@@ -6,6 +6,7 @@ mod interrupt;
 mod load;
 mod measure;
 mod options;
+mod packets;
 mod preflight;
 mod report;
 mod rounds;

@@ -1,14 +1,21 @@
 //! A system with its client and servers, resident from the first round to the last.
-use std::cell::{RefCell, RefMut};
+use std::{
+    cell::{RefCell, RefMut},
+    net::SocketAddrV4,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     load::{
         driver::{Client, Server},
-        wire::{Order, Slice},
+        wire::{Order, Slice, Targets},
     },
-    system::{self, Setup, System, services::ENDPOINTS},
+    system::{
+        self, Setup, System,
+        services::{ENDPOINTS, SERVER_PORT},
+    },
 };
 
 /// Marks the processes of the bench in their command lines.
@@ -46,7 +53,20 @@ impl Station {
         let bystander = system.bystander();
         let bystander =
             bystander.map(|place| Client::start(&name, MARK, place).map(RefCell::new)).transpose()?;
-        Ok(Self { client, bystander, _servers: servers, system })
+        let station = Self { client, bystander, _servers: servers, system };
+        station.greet().with_context(what)?;
+        Ok(station)
+    }
+
+    /// One connection to each server: everybody is known to everybody, and everything works.
+    fn greet(&self) -> Result<()> {
+        for endpoint in 0..ENDPOINTS {
+            let server = SocketAddrV4::new(self.system.server_addr(endpoint), SERVER_PORT);
+            let order =
+                Order::Connections { targets: Targets::One(server), lasting: Duration::from_millis(1) };
+            self.slice(&order, false)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn system(&self) -> &dyn System {

@@ -15,9 +15,13 @@ use aya_ebpf::{
 
 /// Length of a frame, in words of eight bytes.
 const WORDS: usize = 8;
-/// Where IPv4 has its type of service, and the source port begins behind a header without options.
+/// Where IPv4 has its type of service.
 const TYPE_OF_SERVICE: usize = 15;
+/// Where the ports are behind a header without options, and the checksums of both protocols.
 const SOURCE_PORT: usize = 34;
+const DESTINATION_PORT: usize = 36;
+const UDP_CHECKSUM: usize = 40;
+const TCP_CHECKSUM: usize = 50;
 /// Marks the packets of the benchmarks; nothing on the way changes it.
 const MARK: u8 = 0x04;
 
@@ -26,13 +30,16 @@ const MARK: u8 = 0x04;
 #[derive(Clone, Copy)]
 pub struct Template {
     frame: [u64; WORDS],
-    /// Sum of the checksummed words, source port and checksum taken as zero.
+    /// Sum of the checksummed words, the varying port and the checksum taken as zero.
     sum: u32,
     /// Offset of the checksum.
     checksum_at: u32,
     first_port: u32,
-    /// Packets take turns over this many source ports.
+    /// Packets take turns over this many ports.
     flows: u32,
+    /// Offset of the port that varies: the source's or the destination's.
+    port_at: u32,
+    reserved: u32,
 }
 
 /// Written by the measuring process before each run.
@@ -75,11 +82,13 @@ fn write(ctx: &XdpContext) -> Option<()> {
     let flows = u64::from(template.flows.max(1));
     let port = (u64::from(template.first_port) + number % flows) as u16;
     let checksum = fold(template.sum + u32::from(port));
-    let at = if template.checksum_at == 40 { 40 } else { 50 };
-    // SAFETY: both offsets are below the frame's length.
+    // Constants, because the verifier asks for the bounds of anything else.
+    let port_at = if template.port_at as usize == SOURCE_PORT { SOURCE_PORT } else { DESTINATION_PORT };
+    let checksum_at = if template.checksum_at as usize == UDP_CHECKSUM { UDP_CHECKSUM } else { TCP_CHECKSUM };
+    // SAFETY: all these offsets are below the frame's length, which is checked above.
     unsafe {
-        ((start + SOURCE_PORT) as *mut u16).write_unaligned(port.to_be());
-        ((start + at) as *mut u16).write_unaligned(checksum.to_be());
+        ((start + port_at) as *mut u16).write_unaligned(port.to_be());
+        ((start + checksum_at) as *mut u16).write_unaligned(checksum.to_be());
     }
     Some(())
 }

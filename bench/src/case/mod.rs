@@ -2,6 +2,7 @@
 mod connections;
 pub(crate) mod control;
 mod kernel_memory;
+mod packets;
 mod round_trips;
 
 use anyhow::Result;
@@ -30,12 +31,19 @@ pub(crate) const CASES: &[Case] = &[
         what: What::Runs(round_trips::run),
     },
     Case { id: "B2", title: "connect, request, close", what: What::Runs(connections::rate) },
+    Case { id: "B3", title: "the first packet of a flow, one way", what: What::Runs(packets::first_packet) },
+    Case { id: "B4", title: "packets of established flows, one way", what: What::Runs(packets::established) },
     Case { id: "B5", title: "NodePort and load balancer at XDP", what: What::Needs("XDP") },
     Case { id: "B6", title: "connect alone", what: What::Runs(connections::connect) },
     Case { id: "B7", title: "a change of a service until it is obeyed", what: What::Runs(control::change) },
     Case { id: "B8", title: "a start with everything there already", what: What::Runs(control::cold) },
     Case { id: "B11", title: "between nodes over an overlay", what: What::Needs("the VXLAN overlay") },
     Case { id: "B12", title: "kernel memory of a service", what: What::Runs(kernel_memory::run) },
+    Case {
+        id: "B15",
+        title: "the first packet at the most and the fewest services",
+        what: What::Runs(packets::flatness),
+    },
     Case { id: "B16", title: "flows that move when a backend leaves", what: What::Needs("Maglev") },
     Case { id: "B19", title: "throughput", what: What::Needs("iperf3") },
 ];
