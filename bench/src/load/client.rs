@@ -4,6 +4,7 @@ use std::{
     io::{self, BufRead as _, Read as _, Write as _},
     net::{SocketAddrV4, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -49,7 +50,7 @@ impl Client {
         match order {
             Order::RoundTrips { target, lasting } => self.round_trips(*target, *lasting),
             Order::Connections { targets, lasting } => self.connections(targets, *lasting),
-            Order::Follow { target, server, patience } => follow(*target, *server, *patience),
+            Order::Follow { target, server, pause, patience } => follow(*target, *server, *pause, *patience),
             Order::Knock { target, patience } => knock(*target, *patience),
             Order::KnockUntilSilent { target, silence, patience } => {
                 knock_until_silent(*target, *silence, *patience)
@@ -160,7 +161,7 @@ fn open(target: SocketAddrV4) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn follow(target: SocketAddrV4, server: u8, patience: Duration) -> Result<Report> {
+fn follow(target: SocketAddrV4, server: u8, pause: Duration, patience: Duration) -> Result<Report> {
     let begun = Instant::now();
     let mut attempts = 0;
     let mut last = None;
@@ -172,6 +173,7 @@ fn follow(target: SocketAddrV4, server: u8, patience: Duration) -> Result<Report
             Ok((number, _)) => last = Some(format!("server {number} answered")),
             Err(error) => last = Some(error.to_string()),
         }
+        thread::sleep(pause);
     }
     bail!("{target}: server {server} did not answer within {patience:?}; last: {}", last.unwrap_or_default())
 }

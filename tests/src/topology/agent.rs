@@ -41,6 +41,8 @@ pub struct AgentOptions {
     pub bpffs: Option<PathBuf>,
     pub cgroup_root: Option<PathBuf>,
     pub manifests: Option<PathBuf>,
+    /// An API server in place of manifests.
+    pub kubeconfig: Option<PathBuf>,
     /// Options after the usual ones.
     pub arguments: Vec<String>,
     /// What the agent is allowed, by number (capabilities(7)).
@@ -53,6 +55,7 @@ impl Default for AgentOptions {
             bpffs: None,
             cgroup_root: None,
             manifests: None,
+            kubeconfig: None,
             arguments: Vec::new(),
             capabilities: CAPABILITIES,
         }
@@ -100,10 +103,14 @@ impl Node {
 
     fn spawn(&self, options: &AgentOptions) -> Result<Process> {
         let mut command = Command::new(binary("millrace-agent")?);
+        let (source, path) = match &options.kubeconfig {
+            Some(kubeconfig) => ("--kubeconfig", kubeconfig.clone()),
+            None => ("--manifests", options.manifests.clone().unwrap_or_else(|| self.manifests())),
+        };
         command
             .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
-            .arg("--manifests")
-            .arg(options.manifests.clone().unwrap_or_else(|| self.manifests()))
+            .arg(source)
+            .arg(path)
             .arg("--runtime-dir")
             .arg(self.runtime_dir())
             .arg("--state-dir")
