@@ -27,7 +27,7 @@ use super::{
 };
 
 /// How long etcd and the API server may take.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 /// The API server's address, on the loopback interface of its namespace; nodes have a route to it.
 const ADDR: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
@@ -39,9 +39,10 @@ const TOKEN: &str = "benchmark";
 /// A running control plane. Everything goes when it is dropped.
 pub(crate) struct ControlPlane {
     api: Api,
-    api_server: Process,
-    etcd: Process,
-    cgroup: Cgroup,
+    // From here on in the order of taking down.
+    _api_server: Process,
+    _etcd: Process,
+    _cgroup: Cgroup,
     netns: Netns,
     folder: Folder,
 }
@@ -77,7 +78,7 @@ impl ControlPlane {
         keys(&path)?;
         let mut api_server = start("api-server", &path, api_server(&binaries, &path), place)?;
         fs::write(path.join("kubeconfig"), kubeconfig()).context("write a kubeconfig")?;
-        let api = Api::open(&path.join("kubeconfig"), netns.path())?;
+        let api = Api::open(&path.join("kubeconfig"), &netns.path())?;
         eventually("the API server is ready", START, || {
             if let Some(status) = api_server.ended()? {
                 let log = fs::read_to_string(path.join("api-server.log")).unwrap_or_default();
@@ -88,7 +89,7 @@ impl ControlPlane {
             }
             api.ready().map(Ok)
         })??;
-        Ok(Self { api, api_server, etcd, cgroup, netns, folder })
+        Ok(Self { api, _api_server: api_server, _etcd: etcd, _cgroup: cgroup, netns, folder })
     }
 
     pub(crate) const fn api(&self) -> &Api {

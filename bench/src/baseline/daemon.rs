@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use millrace_tests::machine::process::{Place, Process};
-use nix::sys::signal::Signal;
 
 use super::tools;
 use crate::system::{Backend, routed::POD_CIDR};
@@ -15,7 +14,7 @@ use crate::system::{Backend, routed::POD_CIDR};
 /// Name of the node in its Node object.
 pub(crate) const NODE: &str = "node";
 
-/// A running kube-proxy.
+/// A running kube-proxy. It ends when it is dropped; its rules stay.
 #[derive(Debug)]
 pub(crate) struct KubeProxy {
     process: Process,
@@ -72,11 +71,6 @@ impl KubeProxy {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
-    }
-
-    /// Ends it; its rules stay.
-    pub(crate) fn stop(self) {
-        self.process.signal(Signal::SIGKILL);
     }
 }
 
