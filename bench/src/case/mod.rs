@@ -6,6 +6,7 @@ mod kernel_memory;
 mod memory;
 mod packets;
 mod policy;
+mod policy_change;
 mod programs;
 mod restart;
 mod round_trips;
@@ -52,6 +53,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { id: "B17", title: "restarts of the agent under load", what: What::Runs(restart::run) },
     Case { id: "B9", title: "policies, by their number of peers", what: What::Runs(policy::run) },
     Case { id: "B14", title: "CNI ADD", what: What::Runs(cni::run) },
+    Case { id: "B10", title: "a policy change until it is enforced", what: What::Runs(policy_change::run) },
     Case { id: "B7", title: "a change of a service until it is obeyed", what: What::Runs(control::change) },
     Case { id: "B8", title: "a start with everything there already", what: What::Runs(control::cold) },
     Case { id: "B12", title: "kernel memory of a service", what: What::Runs(kernel_memory::run) },

@@ -40,8 +40,8 @@ pub(crate) enum Order {
     Follow { target: SocketAddrV4, server: u8, pause: Duration, patience: Duration },
     /// Datagrams, one after the other, until one is answered.
     Knock { target: SocketAddrV4, patience: Duration },
-    /// Datagrams, one after the other, until one is not answered within `silence`.
-    KnockUntilSilent { target: SocketAddrV4, silence: Duration, patience: Duration },
+    /// Datagrams, one after the other, until they are not answered any more.
+    KnockUntilSilent { target: SocketAddrV4, patience: Duration },
 }
 
 /// What a client has to say.
