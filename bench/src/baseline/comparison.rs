@@ -14,10 +14,13 @@ use super::{
     service::{self, Protocol, Service},
     tools::{self, Iptables},
 };
-use crate::system::{
-    Backend, Hygiene, objects,
-    routed::{POD_CIDR, RoutedNode},
-    services::{ENDPOINTS, SERVER_PORT, ServiceSet},
+use crate::{
+    interrupt,
+    system::{
+        Backend, Hygiene, objects,
+        routed::{POD_CIDR, RoutedNode},
+        services::{ENDPOINTS, SERVER_PORT, ServiceSet},
+    },
 };
 
 /// How long kube-proxy may take to agree.
@@ -64,7 +67,7 @@ fn agree(backend: Backend, proxy: &Real, real: &RoutedNode, generated: &RoutedNo
     let wanted = Saved::parse(&save(backend, generated)?);
     ensure!(wanted.rules() > 0, "no rules were generated");
     eventually(format!("kube-proxy with {backend:?} has the generated rules"), PATIENCE, || {
-        if let Err(ended) = proxy.require_running() {
+        if let Err(ended) = interrupt::check().and_then(|()| proxy.require_running()) {
             // Final: no later attempt can succeed.
             return Ok(Err(ended));
         }

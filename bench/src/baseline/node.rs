@@ -24,7 +24,7 @@ use super::{
     tools::{self, run_in},
 };
 use crate::{
-    measure,
+    interrupt, measure,
     system::{
         Backend, Footprint, Hygiene, Setup, System,
         routed::RoutedNode,
@@ -142,10 +142,13 @@ impl Node {
         let last = ServiceSet::frontend(self.setup.services.count.saturating_sub(1));
         let client = self.routed.client_place().netns;
         eventually(format!("service {last} works"), LOADING, || {
+            // Final, both: no later attempt can succeed.
+            if let Err(stopped) = interrupt::check() {
+                return Ok(Err(stopped));
+            }
             if let Source::Real(real) = &self.source
                 && let Err(ended) = real.require_running()
             {
-                // Final: no later attempt can succeed.
                 return Ok(Err(ended));
             }
             client

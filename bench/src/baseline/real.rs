@@ -43,7 +43,8 @@ impl Cluster {
 
     /// Makes all services, with these servers as their endpoints.
     pub(crate) fn fill(&self, services: ServiceSet, servers: &[Ipv4Addr]) -> Result<()> {
-        self.control_plane.api().create(&all_objects(services, servers))?;
+        let took = self.control_plane.api().create(&all_objects(services, servers))?;
+        eprintln!("    an API server was fed with {} services, {took:.1?}", services.count);
         let filled = self.filled.set((services, servers.to_vec()));
         filled.map_err(|_| anyhow!("the cluster has its services already"))
     }
