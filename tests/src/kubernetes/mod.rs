@@ -91,7 +91,8 @@ impl Cluster {
         let plane = ControlPlane::start(name, netns, families, Extent::Whole, &programs)?;
         let api = Api::connect(&plane.kubeconfig())?;
         let nodes = options.new_nodes(name, &programs);
-        let cluster = Self { name: name.clone(), options: options.clone(), programs, fabric, plane, nodes, api };
+        let cluster =
+            Self { name: name.clone(), options: options.clone(), programs, fabric, plane, nodes, api };
 
         progress("nodes: network, namespaces, container runtime, images");
         // At once, because they wait most of the time.
@@ -232,7 +233,11 @@ impl Cluster {
             self.install_millrace()?;
         }
         proxy::allow(&self.api)?;
-        if self.nodes.is_empty() { Ok(()) } else { self.api.apply_yaml(&dns::manifest(self.options.families)) }
+        if self.nodes.is_empty() {
+            Ok(())
+        } else {
+            self.api.apply_yaml(&dns::manifest(self.options.families))
+        }
     }
 
     /// Routes of the reference network, from one node to the pods of the others.

@@ -55,7 +55,8 @@ fn kube_proxy_writes_its_rules_in_any_namespace() -> Result<()> {
         let proxy = proxy::start_in(&netns, "alone", mode, &plane)?;
         eventually(format!("rules of {mode:?}"), PATIENCE, || {
             proxy.check_runs()?;
-            let output = netns.run(|| Command::new(list[0]).args(&list[1..]).output())?.context("list rules")?;
+            let output =
+                netns.run(|| Command::new(list[0]).args(&list[1..]).output())?.context("list rules")?;
             let rules = String::from_utf8_lossy(&output.stdout);
             ensure!(rules.contains("10.96.7.7") && rules.contains("10.244.7.7"), "{rules}");
             Ok(())
@@ -89,8 +90,11 @@ fn pods_without_nodes_are_made_ready_by_hand_and_become_backends() -> Result<()>
     let slices = api.namespaced::<k8s_openapi::api::discovery::v1::EndpointSlice>("default");
     eventually("the pod is a backend", Duration::from_secs(60), || {
         let slices = slices.list("kubernetes.io/service-name=web")?;
-        let addresses: Vec<_> =
-            slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).flat_map(|endpoint| &endpoint.addresses).collect();
+        let addresses: Vec<_> = slices
+            .iter()
+            .flat_map(|slice| slice.endpoints.iter().flatten())
+            .flat_map(|endpoint| &endpoint.addresses)
+            .collect();
         ensure!(addresses == ["10.244.3.4"], "so far: {addresses:?}");
         Ok(())
     })?;
