@@ -9,7 +9,12 @@ use crate::{build, command, components, debian, image, image::archive::Image, ma
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// `build`, or what the cluster program understands: see `cargo xtask cluster help`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", default_value = "--help")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND",
+        default_value = "--help"
+    )]
     arguments: Vec<String>,
 }
 
@@ -45,7 +50,9 @@ pub(crate) fn cluster(options: &Options) -> Result<()> {
 /// Whether an option chooses Millrace; a cluster that is called so does not need it.
 fn asks_for_millrace(words: &[&str]) -> bool {
     words.iter().any(|word| ["--proxy=millrace", "--cni=millrace"].contains(word))
-        || words.windows(2).any(|pair| [["--proxy", "millrace"], ["--cni", "millrace"]].iter().any(|both| both == pair))
+        || words
+            .windows(2)
+            .any(|pair| [["--proxy", "millrace"], ["--cni", "millrace"]].iter().any(|both| both == pair))
 }
 
 /// Builds the components, the images and the program itself.

@@ -77,7 +77,9 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
         _ => return None,
     };
     let options = rest.nth(1)?.split(',').filter(|option| {
-        !version_2 && !["rw", "ro", "xattr", "clone_children"].contains(option) && !option.starts_with("release_agent")
+        !version_2
+            && !["rw", "ro", "xattr", "clone_children"].contains(option)
+            && !option.starts_with("release_agent")
     });
     let mut options = options.collect::<Vec<_>>().join(",");
     if options.starts_with("name=") {

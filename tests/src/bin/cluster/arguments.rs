@@ -5,7 +5,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use millrace_tests::kubernetes::{ClusterName, Iptables, Network, Options, Proxy, address::Families};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask cluster", about = "A real Kubernetes cluster on this machine", disable_help_subcommand = true)]
+#[command(
+    name = "cargo xtask cluster",
+    about = "A real Kubernetes cluster on this machine",
+    disable_help_subcommand = true
+)]
 pub(crate) struct Arguments {
     /// The cluster's name; clusters of different names run side by side
     #[arg(long, global = true, default_value = "millrace")]

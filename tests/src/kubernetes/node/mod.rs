@@ -16,23 +16,22 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1 as core;
 
-pub use self::{
-    containerd::PAUSE_IMAGE,
-    filesystem::Iptables,
-    keeper::keep,
-};
+pub use self::{containerd::PAUSE_IMAGE, filesystem::Iptables, keeper::keep};
 use super::{
     address::{Families, Family},
     certificates::{Authority, Subject, write},
     component::{self, Component},
-    fabric::Fabric,
+    fabric::{Fabric, UPLINK},
     name::ClusterName,
     place::Place,
     programs::{IN_NODES, Programs, SEARCH_PATH},
 };
 use crate::{
     eventually::eventually,
-    machine::{cgroup, netns},
+    machine::{
+        cgroup,
+        netns::{self, Netns},
+    },
 };
 
 /// How long the runtime may take to answer, on a busy machine.
@@ -76,6 +75,14 @@ impl Node {
     #[must_use]
     pub fn pod_cidr(&self, family: Family) -> String {
         family.node_pod_cidr(self.number)
+    }
+
+    /// Sets the route to this node's pods in the network of another machine.
+    pub fn route_from(&self, other: &Netns) -> Result<()> {
+        self.families.each().iter().try_for_each(|family| {
+            let (cidr, via) = (self.pod_cidr(*family), self.address(*family));
+            other.ip(&format!("route replace {cidr} via {via} dev {UPLINK}"))
+        })
     }
 
     /// The node's folder on the machine: what survives a restart of the node.
@@ -122,7 +129,8 @@ impl Node {
         let folder = self.folder();
         filesystem::prepare(&folder, self.iptables)?;
         let name = self.name();
-        let addresses: Vec<IpAddr> = self.families.each().iter().map(|family| self.address(*family)).collect();
+        let addresses: Vec<IpAddr> =
+            self.families.each().iter().map(|family| self.address(*family)).collect();
         let user = format!("system:node:{name}");
         let credentials = authority.sign(&Subject {
             name: &user,
@@ -133,7 +141,8 @@ impl Node {
         let kubeconfig = authority.kubeconfig(server, &user, Some("system:nodes"))?;
         let config = serde_json::to_string_pretty(&kubelet::config(self.families))
             .context("a configuration is plain data")?;
-        let hosts = self.families.list(|family| format!("{} {name}", self.address(family))).replace(',', "\n");
+        let hosts =
+            self.families.list(|family| format!("{} {name}", self.address(family))).replace(',', "\n");
         for (path, text) in [
             (kubelet::AUTHORITY, authority.certificate()),
             (kubelet::CERTIFICATE, &credentials.certificate),
@@ -172,7 +181,10 @@ impl Node {
         let keeper = self.component("keeper");
         // What an earlier one printed is not news.
         component::forget_log(&keeper)?;
-        keeper.start(&Place::network(&netns, self.groups(&self.cluster.part_group(&self.name()))?), keeper::command(&order)?)?;
+        keeper.start(
+            &Place::network(&netns, self.groups(&self.cluster.part_group(&self.name()))?),
+            keeper::command(&order)?,
+        )?;
         eventually(format!("namespaces of {}", self.name()), PATIENCE, || {
             let log = fs::read_to_string(keeper.log()).unwrap_or_default();
             match (keeper::is_ready(&log), keeper.pid()) {
