@@ -1,5 +1,5 @@
 //! The API without nodes, and kube-proxy beside it in any network namespace.
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1 as core;
@@ -92,7 +92,7 @@ fn pods_without_nodes_are_made_ready_by_hand_and_become_backends() -> Result<()>
     }});
     api.namespaced::<core::Pod>("default").patch_status("web", &status)?;
     let slices = api.namespaced::<k8s_openapi::api::discovery::v1::EndpointSlice>("default");
-    eventually("the pod is a backend", Duration::from_secs(60), || {
+    eventually("the pod is a backend", PATIENCE, || {
         let slices = slices.list("kubernetes.io/service-name=web")?;
         let addresses: Vec<_> = slices
             .iter()
