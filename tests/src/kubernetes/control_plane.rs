@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
 use anyhow::{Context as _, Result};
 
 use super::{
-    address::{Families, url_host},
+    address::{Families, Family, url_host},
     api::Api,
     certificates::{Authority, Subject, write},
     component::{self, Component},
@@ -178,7 +178,7 @@ impl ControlPlane {
             format!("--service-account-key-file={}", file("accounts.pub")),
             format!("--service-account-signing-key-file={}", file("accounts.key")),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-cluster-ip-range={}", families.list(|family| family.service_cidr())),
+            format!("--service-cluster-ip-range={}", families.list(Family::service_cidr)),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
         ]);

@@ -49,7 +49,7 @@ use self::{
     fabric::Fabric,
     programs::Programs,
 };
-use crate::kernel;
+use crate::{kernel, machine::netns::Netns};
 
 /// A cluster that is up. It stays up when this value is dropped.
 #[derive(Debug)]
@@ -223,11 +223,10 @@ impl Cluster {
     }
 
     fn install_objects(&self) -> Result<()> {
+        // As on a routed network, pods reach the API without being masqueraded. The client outside knows no pod.
+        self.nodes.iter().try_for_each(|node| node.route_from(self.plane.netns()))?;
         if self.options.network == Network::Ptp {
-            self.nodes.iter().try_for_each(|node| {
-                ptp::route(self.plane.netns(), node, self.options.families)?;
-                self.route_from(node)
-            })?;
+            self.nodes.iter().try_for_each(|node| self.route_from(node))?;
         }
         if self.options.network == Network::Millrace {
             self.install_millrace()?;
@@ -242,9 +241,9 @@ impl Cluster {
 
     /// Routes of the reference network, from one node to the pods of the others.
     fn route_from(&self, node: &Node) -> Result<()> {
-        let netns = crate::machine::netns::Netns::open(&self.name.part(&node.name()))?;
-        let others = self.nodes.iter().filter(|other| other.name() != node.name());
-        others.into_iter().try_for_each(|other| ptp::route(&netns, other, self.options.families))
+        let netns = Netns::open(&self.name.part(&node.name()))?;
+        let mut others = self.nodes.iter().filter(|other| other.name() != node.name());
+        others.try_for_each(|other| other.route_from(&netns))
     }
 }
 

@@ -19,7 +19,7 @@ fn kill_the_maker_when_it_made(file: &str, part: &str) -> Result<()> {
     let _guard = Guard::set(&name)?;
     let log = name.folder().join("maker.log");
     let mut maker = Command::new(binary("cluster")?);
-    maker.args(["up", "--name", &name.to_string(), "--nodes", "1"]);
+    maker.args(["up", "--name", &name.to_string(), "--nodes", "1", "--proxy", "iptables", "--cni", "ptp"]);
     let mut maker =
         maker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start `cluster up`")?;
     let made = eventually(format!("{file} of {name}"), PATIENCE, || {

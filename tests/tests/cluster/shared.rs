@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use millrace_tests::kubernetes::{Cluster, ClusterName, Iptables, Network, Options, Proxy, guard::Guard};
 
 /// How long a pod may take to run, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A name that no other run has.
 pub(crate) fn own_name(part: &str) -> ClusterName {

@@ -39,12 +39,11 @@ pub(crate) fn status(name: &ClusterName) -> Result<()> {
     let cluster = Cluster::open(name)?;
     let mut broken = Vec::new();
     for component in cluster.components() {
-        match component.pid() {
-            Some(pid) => println!("{:<34} runs, process {pid}", component.label()),
-            None => {
-                println!("{:<34} does not run", component.label());
-                broken.push(component.label());
-            }
+        if let Some(pid) = component.pid() {
+            println!("{:<34} runs, process {pid}", component.label());
+        } else {
+            println!("{:<34} does not run", component.label());
+            broken.push(component.label());
         }
     }
     println!();

@@ -33,8 +33,6 @@ pub(super) struct Order {
     pub folder: PathBuf,
     /// The folder of the components.
     pub programs: PathBuf,
-    /// `iptables-legacy` or `iptables-nft`: which one `iptables` is.
-    pub iptables: Iptables,
 }
 
 /// The two implementations of `iptables`.
