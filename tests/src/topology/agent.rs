@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::{API_VERSION, Envelope, Reply, Request, SOCKET_NAME, Status};
+use agent_api::{API_VERSION, Envelope, Health, Reply, Request, SOCKET_NAME, Status, client};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
@@ -41,7 +41,7 @@ pub struct AgentOptions {
     pub bpffs: Option<PathBuf>,
     pub cgroup_root: Option<PathBuf>,
     pub manifests: Option<PathBuf>,
-    /// An API server in place of manifests.
+    /// In place of manifests.
     pub kubeconfig: Option<PathBuf>,
     /// Options after the usual ones.
     pub arguments: Vec<String>,
@@ -103,14 +103,14 @@ impl Node {
 
     fn spawn(&self, options: &AgentOptions) -> Result<Process> {
         let mut command = Command::new(binary("millrace-agent")?);
-        let (source, path) = match &options.kubeconfig {
-            Some(kubeconfig) => ("--kubeconfig", kubeconfig.clone()),
-            None => ("--manifests", options.manifests.clone().unwrap_or_else(|| self.manifests())),
+        match &options.kubeconfig {
+            Some(file) => command.arg("--kubeconfig").arg(file),
+            None => {
+                command.arg("--manifests").arg(options.manifests.clone().unwrap_or_else(|| self.manifests()))
+            }
         };
         command
             .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
-            .arg(source)
-            .arg(path)
             .arg("--runtime-dir")
             .arg(self.runtime_dir())
             .arg("--state-dir")
@@ -163,6 +163,15 @@ impl Node {
         let reply = serde_json::from_str(&answer).with_context(|| format!("not a reply: {answer:?}"))?;
         let Reply::Status(status) = reply else { bail!("the agent answered {reply:?}") };
         Ok(*status)
+    }
+
+    /// Asks the agent whether the node can be used.
+    pub fn health(&self) -> Result<Health> {
+        let path = self.runtime_dir().join(SOCKET_NAME);
+        match client::call(&path, Request::Health, PATIENCE).context("ask the agent for its health")? {
+            Reply::Health(health) => Ok(health),
+            reply => bail!("the agent answered {reply:?}"),
+        }
     }
 
     /// Ends the agent at once, without a chance to clean up.
