@@ -23,6 +23,9 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 /// Name of the socket in the runtime directory.
 pub const SOCKET_NAME: &str = "cni.sock";
 
+/// File in the runtime directory whose time says when the agent last served, as far as the plugin saw.
+pub const SERVED_NAME: &str = "served";
+
 /// Folder, in the state directory, of the detachments that the plugin could not tell the agent.
 /// One file per attachment, holding a [`Attachment`] as JSON.
 pub const PENDING_DETACH_DIR: &str = "pending-detach";
@@ -46,6 +49,8 @@ pub enum Request {
     Detach { attachment: Attachment },
     /// What the agent is doing.
     Status,
+    /// Whether the node can be used. The reconcile loop answers, so an answer shows that it makes progress.
+    Health,
 }
 
 /// What CNI identifies an attachment by.
@@ -81,6 +86,7 @@ pub enum Reply {
     Attached,
     Detached,
     Status(Box<Status>),
+    Health(Health),
     Error(Error),
 }
 
@@ -126,6 +132,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// `manifests DIR`, `kubeconfig FILE` or `in-cluster`.
     pub source: String,
+    /// Who translates services: `millrace`, `both` or `kube-proxy`.
+    #[serde(default)]
+    pub services_by: String,
     /// Kinds whose first list is not complete.
     pub waiting_for: Vec<String>,
     /// Number of the cluster state that is in the maps.
@@ -142,6 +151,13 @@ pub struct Status {
     /// Objects that could not be used, and operations that keep failing: one sentence each.
     pub problems: Vec<String>,
     pub programs: Vec<Program>,
+}
+
+/// Whether the node can be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What is missing for new pods and new services to work: one sentence each, with the remedy. Empty: ready.
+    pub unmet: Vec<String>,
 }
 
 /// A loaded program.

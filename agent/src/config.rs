@@ -1,10 +1,11 @@
 //! The configuration: parsed once, from the command line and the environment, and never changed.
 use std::{fs, io, path::PathBuf};
 
-use clap::{ArgAction, Parser};
+use agent_core::model::node::Services;
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-use crate::k8s::source::SourceConfig;
+use crate::k8s::source::{ApiServer, SourceConfig};
 
 const NODE: &str = "Node";
 const SOURCE: &str =
@@ -39,6 +40,14 @@ pub struct Config {
     #[arg(value_parser = readable_file)]
     pub kubeconfig: Option<PathBuf>,
 
+    /// Reach the API server of the cluster that this agent runs in at this address [default: the `kubernetes` service]
+    ///
+    /// Without a kube-proxy nobody but this agent could translate the address of that service, and not before it has
+    /// read the cluster: name an address that needs no service, such as https://192.0.2.10:6443.
+    #[arg(long, value_name = "URL", env = "MILLRACE_API_SERVER", help_heading = SOURCE, hide_env_values = true)]
+    #[arg(conflicts_with_all = ["manifests", "kubeconfig"], value_parser = api_server)]
+    pub api_server: Option<ApiServer>,
+
     /// Holds the socket of the CNI plugin and the CLI, and the names behind the numbers in the maps
     #[arg(long, value_name = "DIR", env = "MILLRACE_RUNTIME_DIR", help_heading = PATHS, hide_env_values = true)]
     #[arg(default_value = "/run/millrace")]
@@ -58,10 +67,31 @@ pub struct Config {
     #[arg(long, value_name = "DIR", env = "MILLRACE_CGROUP_ROOT", help_heading = PATHS, hide_env_values = true)]
     pub cgroup_root: Option<PathBuf>,
 
+    /// Where the container runtime reads its CNI configuration: the agent puts its own there when it can serve pods
+    /// [default: none is put anywhere]
+    #[arg(long, value_name = "DIR", env = "MILLRACE_CNI_CONF_DIR", help_heading = PATHS, hide_env_values = true)]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// Where the container runtime looks for CNI plugins
+    #[arg(long, value_name = "DIR", env = "MILLRACE_CNI_BIN_DIR", help_heading = PATHS, hide_env_values = true)]
+    #[arg(default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+
+    /// The kernel's switches; in a container, where /proc/sys is read-only, a mount of the node's own
+    #[arg(long, value_name = "DIR", env = "MILLRACE_PROC_SYS", help_heading = PATHS, hide_env_values = true)]
+    #[arg(default_value = "/proc/sys")]
+    pub proc_sys: PathBuf,
+
     /// Whether a policy change cuts established connections that it forbids; with `false`, it judges only new ones
     #[arg(long, value_name = "BOOL", env = "MILLRACE_CUT_ESTABLISHED", help_heading = BEHAVIOUR)]
     #[arg(hide_env_values = true, action = ArgAction::Set, default_value_t = true)]
     pub cut_established: bool,
+
+    /// Who translates services: `millrace` alone, `kube-proxy` but for pods with policies, or `both`, each what it began;
+    /// the label millrace.io/services of a Node overrides it there
+    #[arg(long, value_name = "WHO", env = "MILLRACE_SERVICES", help_heading = BEHAVIOUR, hide_env_values = true)]
+    #[arg(default_value_t = Services::Millrace)]
+    pub services: Services,
 
     /// Translate services only in the packets of pods, not as sockets connect; host processes then reach none
     #[arg(long, env = "MILLRACE_NO_SOCKET_LB", help_heading = BEHAVIOUR, hide_env_values = true)]
@@ -71,12 +101,40 @@ pub struct Config {
     #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG", help_heading = BEHAVIOUR, hide_env_values = true)]
     #[arg(default_value = "info", value_parser = log_filter)]
     pub log: EnvFilter,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of running. Options come before the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Put the CNI plugin, which is beside this program, into --cni-bin-dir
+    InstallCni,
+    /// Remove everything of Millrace from this node: CNI configuration and plugin, programs, maps, routes, files
+    Uninstall {
+        /// Also cut off the pods that still run: their interfaces are deleted
+        #[arg(long)]
+        cut_off_pods: bool,
+        /// What to do when everything is removed: `wait` until stopped, so that a DaemonSet can show that it is done
+        #[arg(long, value_enum, default_value_t = Then::Exit)]
+        then: Then,
+    },
+}
+
+/// How a removal ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Then {
+    Exit,
+    Wait,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   In a cluster, as its DaemonSet runs it:
       millrace-agent --node-name \"$NODE_NAME\"
+  The same, where no kube-proxy translates the address of the API server:
+      millrace-agent --node-name \"$NODE_NAME\" --api-server https://192.0.2.10:6443
   One machine without a cluster, from a directory of Kubernetes YAML:
       millrace-agent --node-name node-a --manifests ./manifests
   A second agent on the same machine, in a network namespace of its own:
@@ -101,7 +159,7 @@ impl Config {
                 SourceConfig::Manifests { dir: dir.clone(), copies: self.state_dir.join("manifests") }
             }
             (None, Some(file)) => SourceConfig::Kubeconfig(file.clone()),
-            (None, None) => SourceConfig::InCluster,
+            (None, None) => SourceConfig::InCluster { address: self.api_server.clone() },
         }
     }
 }
@@ -127,6 +185,10 @@ fn readable_file(path: &str) -> Result<PathBuf, io::Error> {
     fs::read(path).map(|_| PathBuf::from(path))
 }
 
+fn api_server(url: &str) -> Result<ApiServer, &'static str> {
+    ApiServer::parse(url).ok_or("must be https://HOST or https://HOST:PORT")
+}
+
 fn log_filter(filter: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::try_new(filter)
 }
@@ -148,7 +210,8 @@ mod tests {
 
     #[test]
     fn without_a_source_the_agent_is_in_a_cluster() {
-        assert_eq!(parse(&[]).map(|config| config.source()).ok(), Some(SourceConfig::InCluster));
+        let source = parse(&[]).map(|config| config.source()).ok();
+        assert_eq!(source, Some(SourceConfig::InCluster { address: None }));
     }
 
     #[test]
@@ -174,6 +237,21 @@ mod tests {
             let error = parse(&arguments).map(|_| ()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ValueValidation);
             assert!(error.to_string().contains(arguments[1]), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_the_api_server_is_checked() {
+        for wrong in
+            ["192.0.2.10:6443", "http://192.0.2.10", "https://", "https://host:port", "https://h/path"]
+        {
+            let error = parse(&["--api-server", wrong]).map(|_| ()).map_err(|error| error.kind());
+            assert_eq!(error, Err(ErrorKind::ValueValidation), "{wrong}");
+        }
+        for right in ["https://192.0.2.10:6443", "https://[2001:db8::1]:6443", "https://api.example"] {
+            let source = parse(&["--api-server", right]).unwrap().source();
+            assert_eq!(source, SourceConfig::InCluster { address: ApiServer::parse(right) });
+            assert_eq!(source.to_string(), format!("in-cluster, {right}"));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The node agent: from Kubernetes objects to eBPF maps, and from the CNI socket to attached programs.
 mod backoff;
+mod cni_bin;
+mod cni_conf;
 pub mod cni_server;
 pub mod config;
 pub mod dataplane;
@@ -11,5 +13,6 @@ pub mod reconcile;
 mod report;
 mod run;
 pub mod telemetry;
+mod uninstall;
 
 pub use self::run::run;

@@ -7,27 +7,38 @@ use tokio::{
 };
 
 use crate::{
+    cni_bin,
     cni_server::{CniServer, NodeNetwork, Options},
-    config::Config,
+    config::{Command, Config},
     dataplane::Dataplane,
     health::Problems,
     ipam::Living,
     k8s::source,
     net::Netlink,
-    reconcile::{Inbox, Reconciler},
+    reconcile::{self, Inbox, Reconciler},
+    uninstall,
 };
 
 /// Events that wait to be taken in, before their senders wait.
 const QUEUE: usize = 256;
 
-/// Runs the agent until it is told to stop. It leaves the kernel as it is.
+/// Does what the command line asks for; without a command, runs the agent.
 ///
 /// # Errors
 /// When the machine cannot run it, or the source cannot be used.
 pub fn run(config: &Config) -> Result<()> {
+    match config.command {
+        None => run_agent(config),
+        Some(Command::InstallCni) => Ok(cni_bin::install(&config.cni_bin_dir).map(drop)?),
+        Some(Command::Uninstall { cut_off_pods, then }) => uninstall::uninstall(config, cut_off_pods, then),
+    }
+}
+
+/// Runs the agent until it is told to stop. It leaves the kernel as it is.
+fn run_agent(config: &Config) -> Result<()> {
     tracing::info!("millrace-agent {} on node {}", env!("CARGO_PKG_VERSION"), config.node_name);
     let problems = Problems::default();
-    let dataplane = Dataplane::open(config, &problems)?;
+    let dataplane = Dataplane::open(config, reconcile::remembered(config), &problems)?;
     // One thread for the reconciler, which may be busy for a while, and one for everybody else.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(config, dataplane, problems))

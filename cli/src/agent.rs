@@ -33,7 +33,7 @@ pub(crate) fn ask(runtime_dir: &Path) -> Agent {
         Ok(line) => match serde_json::from_str(&line) {
             Ok(Reply::Status(status)) => Agent::Running(status),
             Ok(Reply::Error(error)) => unclear(error.message),
-            Ok(Reply::Reserved(_) | Reply::Attached | Reply::Detached) => {
+            Ok(Reply::Reserved(_) | Reply::Attached | Reply::Detached | Reply::Health(_)) => {
                 unclear("the answer is no status".to_owned())
             }
             Err(error) => {

@@ -2,6 +2,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 /// Shows what Millrace does on this node.
 ///
@@ -37,7 +38,7 @@ Examples:
   millrace conntrack list --pod shop/web-0
   millrace drops -o json
 
-Exit codes: 0 done (`why`: allowed), 1 failed, 2 wrong usage, 3 `why`: denied.
+Exit codes: 0 done (`why`: allowed), 1 failed (`health`: not so), 2 wrong usage, 3 `why`: denied.
 Needs root, for whom alone the pins are; without CAP_SYS_ADMIN, `status` takes the programs from the agent.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +51,11 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// The agent, the programs and how full the maps are
     Status,
+    /// Whether the agent makes progress (`live`) and this node serves pods (`ready`); the probes of the DaemonSet
+    Health {
+        #[arg(value_enum, default_value_t = Probe::Ready)]
+        probe: Probe,
+    },
     /// Services and their backends
     #[command(subcommand, visible_alias = "services")]
     Service(List),
@@ -82,6 +88,15 @@ pub(crate) enum Command {
         /// As in `millrace drops`, for example `policy-ingress`
         reason: Option<String>,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Probe {
+    /// The reconcile loop answers, whatever the API server does
+    Live,
+    /// Every list has come, the programs are attached and the runtime calls the CNI plugin
+    Ready,
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]

@@ -10,7 +10,8 @@ use crate::{
     node::{Node, conntrack, counters, endpoint, policy, programs, service},
     report::{
         conntrack::FlowList, drops::DropReport, endpoint::EndpointList, explain::Explanation,
-        policy::PolicyList, printed, service::ServiceList, status::StatusReport, why::WhyReport,
+        health::HealthReport, policy::PolicyList, printed, service::ServiceList, status::StatusReport,
+        why::WhyReport,
     },
     why::{
         question::{self, Question},
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<(String, ExitCode)> {
             let node = Node::open(args.bpffs.clone())?;
             printed(&StatusReport::collect(&node, &args.runtime_dir)?, output)
         }
+        Command::Health { probe } => printed(&HealthReport::collect(*probe, &args.runtime_dir)?, output),
         Command::Service(List::List) => {
             let (node, names) = open(args)?;
             printed(&ServiceList::new(service::frontends(&node)?, &names), output)

@@ -29,4 +29,9 @@ pub const HAIRPIN_V6: [u8; 16] = [0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 pub mod flag {
     /// An established flow that a policy change forbids is cut; without it only new flows are judged.
     pub const CUT_ESTABLISHED: u32 = 1;
+    /// kube-proxy translates on this node, too: a connection that it may have begun is left to it, and what the
+    /// programs do not translate both ways goes through the host's stack, which must see whole connections.
+    pub const BESIDE_KUBE_PROXY: u32 = 2;
+    /// New flows are left to kube-proxy as well, unless a policy needs to know the backend.
+    pub const LEAVE_NEW: u32 = 4;
 }

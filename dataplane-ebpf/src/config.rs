@@ -17,3 +17,15 @@ pub(crate) fn host_ingress_ifindex() -> u32 {
 pub(crate) fn cut_established() -> bool {
     CONFIG.load().flags & flag::CUT_ESTABLISHED != 0
 }
+
+/// Whether kube-proxy translates on this node, too.
+#[inline(always)]
+pub(crate) fn beside_kube_proxy() -> bool {
+    CONFIG.load().flags & flag::BESIDE_KUBE_PROXY != 0
+}
+
+/// Whether new flows to services are left to kube-proxy.
+#[inline(always)]
+pub(crate) fn leaves_new() -> bool {
+    CONFIG.load().flags & flag::LEAVE_NEW != 0
+}

@@ -5,6 +5,7 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     endpoint::EndpointValue,
+    net::proto,
     policy::Direction,
     verdict::{DropReason, Verdict},
 };
@@ -60,9 +61,14 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
     // Pod addresses are never frontends, so traffic between pods does not pay for the look-up.
     #[expect(clippy::wildcard_enum_match_arm, reason = "spelled out, LLVM doubles what the verifier walks")]
     let flow = match flow {
-        Flow::New if !destination.is_present() => to_service::<F>(ctx, scratch),
+        Flow::New if !destination.is_present() && !is_kube_proxys(&scratch.packet, &source) => {
+            to_service::<F>(ctx, scratch)
+        }
         flow => flow,
     };
+    let through_stack = config::beside_kube_proxy();
+    // Translated between two pods of this node, kube-proxy's side sees nothing of it in either direction.
+    let deliver_past_stack = !through_stack || matches!(flow, Flow::Translated);
     let destination = match flow {
         Flow::Known => destination,
         Flow::Translated => local_pod::<F>(&scratch.packet.tuple.destination),
@@ -78,10 +84,22 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
         }
         Flow::Dropped(reason) => return Err(reason),
     };
-    if destination.is_present() {
+    if destination.is_present() && deliver_past_stack {
         return forward::deliver(ctx, &destination);
     }
+    if through_stack {
+        return Ok(Verdict::Pass);
+    }
     forward::send::<F>(ctx, &scratch.packet)
+}
+
+/// Whether a packet without a flow of ours is left to kube-proxy: that of a connection which is not new, and, where
+/// it translates what is new, that of a pod without policies. A policy judges backends, so it needs to choose them.
+#[inline(always)]
+fn is_kube_proxys<A: Copy>(packet: &Packet<A>, source: &EndpointValue) -> bool {
+    config::beside_kube_proxy()
+        && ((packet.tuple.proto == proto::TCP && !packet.is_syn())
+            || (config::leaves_new() && !source.is_isolated()))
 }
 
 #[inline(always)]

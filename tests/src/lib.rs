@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod eventually;
 pub mod kernel;
+pub mod kubernetes;
 pub mod machine;
 pub mod packet;
 pub mod policy_table;

@@ -1,10 +1,13 @@
 //! The eBPF object, then the binaries.
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 
-use crate::{build_ebpf, command, workspace};
+use crate::{build_ebpf, command, toolchain, workspace};
 
 /// The same in every build: what is tested is what is shipped.
 const PLUGIN_PROFILE: &str = "plugin";
+const IMAGE_PROFILE: &str = "image";
 
 /// What to build.
 #[derive(clap::Args, Default)]
@@ -40,6 +43,31 @@ pub(crate) fn for_tests() -> Result<()> {
     binaries("dev", "debug", &[EVERYTHING, &["--exclude", "cni-plugin", "--bins", "--tests"]].concat())
 }
 
+/// Builds what goes into the image, below `folder`: static, and the same bytes wherever the checkout is.
+pub(crate) fn for_image(folder: &Path) -> Result<Vec<PathBuf>> {
+    let target = toolchain::host()?;
+    let flags: Vec<String> = std::iter::once("-Ctarget-feature=+crt-static".to_owned())
+        .chain(toolchain::remapped_paths()?.into_iter().chain([toolchain::remap(folder, "/target")]))
+        .collect();
+    let build = |profile: &str, chosen: &[&str]| {
+        let mut cargo = command::cargo("build");
+        // A target that is named keeps the flags away from what runs during the build.
+        cargo.args(["--profile", profile, "--target", &target, "--bins", "--target-dir"]).arg(folder);
+        cargo.args(chosen).env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        command::run(&mut cargo)
+    };
+    command::announce("agent and command line, static");
+    build(IMAGE_PROFILE, &["-p", "agent", "-p", "millrace-cli"])?;
+    command::announce("CNI plugin, static");
+    build(PLUGIN_PROFILE, &["-p", "cni-plugin"])?;
+    let built = folder.join(&target);
+    Ok(vec![
+        built.join(IMAGE_PROFILE).join("millrace-agent"),
+        built.join(IMAGE_PROFILE).join("millrace"),
+        built.join(PLUGIN_PROFILE).join("millrace-cni"),
+    ])
+}
+
 /// Builds everything that the benchmarks run.
 pub(crate) fn for_benchmarks(release: bool) -> Result<()> {
     build_ebpf::build()?;
@@ -63,4 +91,15 @@ fn binaries(profile: &str, folder: &str, chosen: &[&str]) -> Result<()> {
         eprintln!("    {}", folder.join(name).display());
     }
     Ok(())
+}
+
+/// Builds the program of test pods: static, because an image holds nothing else.
+pub(crate) fn workload() -> Result<PathBuf> {
+    command::announce("program of the test pods");
+    let mut cargo = command::cargo("rustc");
+    cargo.args(["-p", "millrace-tests", "--bin", "workload", "--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+    command::run(&mut cargo)?;
+    let published = workspace::target().join("cluster/workload");
+    workspace::publish(&workspace::target().join("debug/workload"), &published)?;
+    Ok(published)
 }

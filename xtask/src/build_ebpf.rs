@@ -74,14 +74,6 @@ fn cargo(subcommand: &str, core: &Core) -> Result<Command> {
 fn flags() -> Result<Vec<String>> {
     let mut flags: Vec<String> =
         ["-Clinker=bpf-linker", "-Cdebuginfo=2", "-Clink-arg=--btf"].map(String::from).into();
-    let sysroot = toolchain::sysroot()?;
-    let remapped = [
-        (workspace::root(), "/millrace"),
-        (toolchain::cargo_home(), "/cargo"),
-        (sysroot.join("lib/rustlib/src/rust"), "/rust"),
-    ];
-    for (from, to) in remapped {
-        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
-    }
+    flags.extend(toolchain::remapped_paths()?);
     Ok(flags)
 }

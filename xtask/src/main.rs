@@ -7,10 +7,13 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod build_ebpf;
+mod cluster;
 mod command;
+mod components;
 mod debian;
 mod demo;
 mod docs;
+mod image;
 mod lint;
 mod machine;
 mod test;
@@ -35,6 +38,10 @@ enum Command {
     Test(test::Options),
     /// Show the whole product at work on this machine: two nodes, a service, a policy, a restart
     Demo(demo::Options),
+    /// Make, enter and remove a real Kubernetes cluster on this machine; `cluster help` says more
+    Cluster(cluster::Options),
+    /// Pack the programs as a container image: static, reproducible, without a container engine
+    Image(image::Options),
     /// Measure Millrace beside kube-proxy and plain routing
     Bench(bench::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
@@ -50,6 +57,8 @@ fn main() -> ExitCode {
         Command::Build(options) => build::build(&options),
         Command::Test(options) => test::test(&options),
         Command::Demo(options) => demo::demo(&options),
+        Command::Cluster(options) => cluster::cluster(&options),
+        Command::Image(options) => image::image(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Lint => lint::lint(),
         Command::Verifier => verifier::verifier(),

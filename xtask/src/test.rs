@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, build_ebpf, command, debian, demo, lint, machine, tiers::Tier};
+use crate::{build, build_ebpf, cluster, command, debian, demo, lint, machine, tiers::Tier};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -15,8 +15,11 @@ pub(crate) struct Options {
     /// Run one tier only
     #[arg(long, value_enum)]
     tier: Option<Tier>,
-    /// Also run what needs more than Rust and a kernel, the lints, and the demo as a test of the whole
-    #[arg(long, conflicts_with = "tier")]
+    /// The same, in short
+    #[arg(value_enum, value_name = "TIER", conflicts_with = "tier")]
+    only: Option<Tier>,
+    /// Also run the tier `cluster`, which needs Go, the lints, and the demo as a test of the whole
+    #[arg(long, conflicts_with_all = ["tier", "only"])]
     all: bool,
 }
 
@@ -39,9 +42,10 @@ struct Counts {
 
 /// Builds everything and runs the tiers; ends with one line of totals.
 pub(crate) fn test(options: &Options) -> Result<()> {
-    let tiers = options.tier.map_or(Tier::ALL.to_vec(), |tier| vec![tier]);
+    let usual = if options.all { Tier::ALL.to_vec() } else { Tier::USUAL.to_vec() };
+    let tiers = options.tier.or(options.only).map_or(usual, |tier| vec![tier]);
     if tiers.iter().any(|tier| *tier != Tier::Pure) {
-        machine::require_ebpf("the tiers `program` and `netns` (`--tier pure` runs the rest)")?;
+        machine::require_ebpf("the tiers above `pure` (`--tier pure` runs the rest)")?;
         debian::ensure(NEEDED)?;
     }
     // The agent embeds it.
@@ -88,6 +92,9 @@ fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
     if tier != Tier::Pure {
         // After the pure tier, whose build of the CNI plugin is not the static one.
         build::for_tests()?;
+    }
+    if tier == Tier::Cluster {
+        cluster::build()?;
     }
     command::announce(&format!("tests of tier {}", tier.name()));
     let (mut counts, mut succeeded) = (Counts::default(), true);

@@ -14,16 +14,21 @@ pub(crate) enum Tier {
     Program,
     /// Real traffic between network namespaces
     Netns,
+    /// A real cluster: API server, kubelets, containers
+    Cluster,
 }
 
 impl Tier {
-    pub(crate) const ALL: [Self; 3] = [Self::Pure, Self::Program, Self::Netns];
+    pub(crate) const ALL: [Self; 4] = [Self::Pure, Self::Program, Self::Netns, Self::Cluster];
+    /// What runs without being asked for: the last tier needs Go, and a quarter of an hour for its first build.
+    pub(crate) const USUAL: [Self; 3] = [Self::Pure, Self::Program, Self::Netns];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pure => "pure",
             Self::Program => "program",
             Self::Netns => "netns",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -32,6 +37,7 @@ impl Tier {
         match target {
             "kernel" | "on_maps" => Self::Program,
             "net" | "plugin" => Self::Netns,
+            "cluster" => Self::Cluster,
             _ if target.starts_with("program") => Self::Program,
             _ if target.starts_with("netns") => Self::Netns,
             _ => Self::Pure,
@@ -55,8 +61,8 @@ impl Tier {
                 cargo(&["-p", "xtask"], &[]),
             ],
             // Without a target, cargo would run all of them.
-            Self::Program | Self::Netns if targets.is_empty() => Vec::new(),
-            Self::Program | Self::Netns => vec![cargo(EVERYTHING, &targets)],
+            Self::Program | Self::Netns | Self::Cluster if targets.is_empty() => Vec::new(),
+            Self::Program | Self::Netns | Self::Cluster => vec![cargo(EVERYTHING, &targets)],
         })
     }
 }
@@ -93,6 +99,7 @@ mod tests {
         assert_eq!(Tier::of("on_maps"), Tier::Program);
         assert_eq!(Tier::of("netns"), Tier::Netns);
         assert_eq!(Tier::of("netns_restart"), Tier::Netns);
+        assert_eq!(Tier::of("cluster"), Tier::Cluster);
         assert_eq!(Tier::of("policy_oracle"), Tier::Pure);
     }
 

@@ -44,6 +44,26 @@ pub(crate) fn cargo_home() -> PathBuf {
     std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| ".cargo".into())
 }
 
+/// The target that this machine's compiler builds for by itself.
+pub(crate) fn host() -> Result<String> {
+    let version = command::output(command::program("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(String::from).context("`rustc -vV` names no host")
+}
+
+/// Flags that keep the paths of this machine out of what is built.
+pub(crate) fn remapped_paths() -> Result<Vec<String>> {
+    Ok(vec![
+        remap(&workspace::root(), "/millrace"),
+        remap(&cargo_home(), "/cargo"),
+        remap(&sysroot()?.join("lib/rustlib/src/rust"), "/rust"),
+    ])
+}
+
+pub(crate) fn remap(from: &Path, to: &str) -> String {
+    format!("--remap-path-prefix={}={to}", from.display())
+}
+
 fn ensure_rustc() -> Result<()> {
     let version = command::output(command::program("rustc").arg("--version"))?;
     if !version.starts_with(&format!("rustc {RUST} ")) {

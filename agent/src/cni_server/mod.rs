@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::{Error, ErrorKind, Status};
+use agent_api::{Error, ErrorKind, Health, Status};
 use agent_core::model::endpoint::{AttachmentId, Endpoint};
 use dashmap::DashSet;
 use ipnetwork::IpNetwork;
@@ -65,6 +65,8 @@ pub enum CniEvent {
     Detach { attachment: AttachmentId, done: oneshot::Sender<Result<(), Error>> },
     /// Somebody asks how the agent is.
     Status { reply: oneshot::Sender<Status> },
+    /// Somebody asks whether the node can be used.
+    Health { reply: oneshot::Sender<Health> },
 }
 
 /// Why the server cannot start.

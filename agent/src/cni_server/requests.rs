@@ -2,7 +2,8 @@
 use std::{net::IpAddr, time::Duration};
 
 use agent_api::{
-    Attachment, Error, Interface, Network, PodRef, Reply, Request, Status, interface::host_ifname, pending,
+    Attachment, Error, Health, Interface, Network, PodRef, Reply, Request, Status, interface::host_ifname,
+    pending,
 };
 use agent_core::model::{
     ObjectName,
@@ -27,6 +28,9 @@ const DETACH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Less than the plugin's patience with STATUS.
 const STATUS_DEADLINE: Duration = Duration::from_millis(800);
+
+/// A loop that is busy for longer is stuck: the largest clusters are programmed in less.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Marks an attachment as busy for as long as it lives.
 struct InFlight<'a> {
@@ -57,6 +61,7 @@ impl Shared {
                 self.detach(&id(&attachment)).instrument(span).await.map(|()| Reply::Detached)
             }
             Request::Status => self.status().await.map(|status| Reply::Status(Box::new(status))),
+            Request::Health => self.health().await.map(Reply::Health),
         }
     }
 
@@ -181,6 +186,17 @@ impl Shared {
                 Ok(status)
             }
             Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
+        }
+    }
+
+    async fn health(&self) -> Result<Health, Error> {
+        let (reply, answer) = oneshot::channel();
+        match timeout(HEALTH_DEADLINE, self.ask(CniEvent::Health { reply }, answer)).await {
+            Ok(health) => health,
+            Err(_) => Err(try_again(format!(
+                "the reconcile loop does not answer within {} s",
+                HEALTH_DEADLINE.as_secs()
+            ))),
         }
     }
 

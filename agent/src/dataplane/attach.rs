@@ -89,12 +89,12 @@ impl Links {
 
     /// Puts the new programs into every link of the run before. Comes before anything else changes, so that the
     /// maps are never read by programs of another version.
-    pub(crate) fn adopt(&self, programs: &Programs, socket_lb: bool) -> Result<Adopted, AttachError> {
+    pub(crate) fn adopt(&self, programs: &Programs, cgroup: &[CgroupHook]) -> Result<Adopted, AttachError> {
         let mut adopted = Adopted::default();
         for name in self.dir.link_names()? {
             let program = match LinkName::parse(&name) {
                 LinkName::Pod { hook, .. } => hook.program(),
-                LinkName::Cgroup(hook) if socket_lb => hook.program(),
+                LinkName::Cgroup(hook) if cgroup.contains(&hook) => hook.program(),
                 LinkName::Cgroup(_) | LinkName::Unknown => {
                     tracing::info!("detaching {name}: it is not used any more");
                     self.remove(&name)?;
@@ -111,9 +111,13 @@ impl Links {
         Ok(adopted)
     }
 
-    /// Attaches the socket programs to the cgroup, unless they are there.
-    pub(crate) fn attach_cgroup(&self, programs: &mut Programs) -> Result<(), AttachError> {
-        CgroupHook::ALL.into_iter().try_for_each(|hook| self.attach_cgroup_hook(programs, hook))
+    /// Attaches socket programs to the cgroup, unless they are there.
+    pub(crate) fn attach_cgroup(
+        &self,
+        programs: &mut Programs,
+        hooks: &[CgroupHook],
+    ) -> Result<(), AttachError> {
+        hooks.iter().try_for_each(|hook| self.attach_cgroup_hook(programs, *hook))
     }
 
     /// Attaches both programs to a pod's interface, or updates them where they are.

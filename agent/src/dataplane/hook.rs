@@ -63,6 +63,10 @@ impl CgroupHook {
         Self::Connect6,
     ];
 
+    /// Those that show sockets the address that they asked for.
+    pub(crate) const UNDOING: [Self; 4] =
+        [Self::Recvmsg4, Self::Recvmsg6, Self::Getpeername4, Self::Getpeername6];
+
     /// Name of the program and of its pinned link.
     pub(crate) const fn program(self) -> &'static str {
         match self {

@@ -1,13 +1,14 @@
 //! Loading the programs: the embedded object, its constants, and the pinned maps in place of its own.
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use agent_core::model::node::Services;
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
 };
 use bpf_maps::MillraceDir;
 use dataplane_common::{
-    config::{self, Config},
+    config::{Config, flag},
     maps::MapId,
 };
 use zerocopy::IntoBytes as _;
@@ -43,11 +44,29 @@ pub(crate) struct Programs(Ebpf);
 pub(crate) struct LoadOptions {
     pub(crate) cut_established: bool,
     pub(crate) socket_lb: bool,
+    pub(crate) services: Services,
 }
 
 impl LoadOptions {
+    /// The programs that belong on the cgroup. What undoes a translation stays when no more are made: sockets remember
+    /// theirs.
+    pub(crate) fn cgroup_hooks(self) -> &'static [CgroupHook] {
+        match (self.socket_lb, self.services) {
+            (false, _) => &[],
+            (true, Services::Millrace | Services::Both) => &CgroupHook::ALL,
+            (true, Services::KubeProxy) => &CgroupHook::UNDOING,
+        }
+    }
+
     fn constants(self) -> Config {
-        let flags = if self.cut_established { config::flag::CUT_ESTABLISHED } else { 0 };
+        let mut flags = match self.services {
+            Services::Millrace => 0,
+            Services::Both => flag::BESIDE_KUBE_PROXY,
+            Services::KubeProxy => flag::BESIDE_KUBE_PROXY | flag::LEAVE_NEW,
+        };
+        if self.cut_established {
+            flags |= flag::CUT_ESTABLISHED;
+        }
         Config { flags, ..Config::DEFAULT }
     }
 }
@@ -77,10 +96,8 @@ impl Programs {
         for name in PodHook::ALL.map(PodHook::program).into_iter().chain([CLOCK]) {
             programs.classifier(name)?.load().map_err(|source| failed(name, source))?;
         }
-        if options.socket_lb {
-            for name in CgroupHook::ALL.map(CgroupHook::program) {
-                programs.sock_addr(name)?.load().map_err(|source| failed(name, source))?;
-            }
+        for name in options.cgroup_hooks().iter().map(|hook| hook.program()) {
+            programs.sock_addr(name)?.load().map_err(|source| failed(name, source))?;
         }
         Ok(programs)
     }

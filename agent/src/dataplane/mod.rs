@@ -8,21 +8,33 @@ mod load;
 mod lock;
 mod maps;
 mod preflight;
+mod remove;
 
-use std::{collections::BTreeMap, fs::File, io, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
 
-use agent_core::{entry, model::endpoint::Endpoint, observed::Observed, plan::Plan};
+use agent_core::{
+    entry,
+    model::{endpoint::Endpoint, node::Services},
+    observed::Observed,
+    plan::Plan,
+};
 use bpf_maps::MillraceDir;
 use dataplane_common::maps::MapId;
 
-pub(crate) use self::apply::ApplyReport;
+pub(crate) use self::{apply::ApplyReport, remove::claim};
 pub use self::{
     attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
 };
 use self::{
     attach::{Links, PodInterface},
     gc::Collector,
-    hook::LinkName,
+    hook::{LinkName, PodHook},
     load::{LoadOptions, Programs},
     maps::Maps,
 };
@@ -56,6 +68,7 @@ pub struct Dataplane {
     links: Links,
     observed: Observed,
     collector: Collector,
+    options: LoadOptions,
     /// Held as long as this agent owns the directory.
     _lock: File,
 }
@@ -66,34 +79,25 @@ impl Dataplane {
     ///
     /// # Errors
     /// When something is missing; then nothing that runs in the kernel has changed.
-    pub fn open(config: &Config, problems: &Problems) -> Result<Self, DataplaneError> {
+    pub fn open(config: &Config, services: Services, problems: &Problems) -> Result<Self, DataplaneError> {
         let cgroup = preflight::check(config.cgroup_root.as_deref())?;
         let dir = MillraceDir::new(&config.bpffs);
         dir.create()?;
         let lock = lock::acquire(&dir)?;
         let maps = Arc::new(Maps::open_or_create(&dir)?);
-        let socket_lb = !config.no_socket_lb;
-        let options = LoadOptions { cut_established: config.cut_established, socket_lb };
+        let (cut_established, socket_lb) = (config.cut_established, !config.no_socket_lb);
+        let options = LoadOptions { cut_established, socket_lb, services };
         tracing::info!("loading the eBPF object sha256:{}", load::object_hash());
-        let mut programs = Programs::load(&dir, options)?;
+        let links = Links::new(dir.clone(), cgroup);
+        let programs = install(&dir, &links, options)?;
         let costs = programs.verified_instructions();
         let costs: Vec<String> = costs.iter().map(|(name, count)| format!("{name} {count}")).collect();
         tracing::info!("verified instructions: {}", costs.join(", "));
-        let links = Links::new(dir.clone(), cgroup);
-        let adopted = links.adopt(&programs, socket_lb)?;
-        tracing::info!(
-            "replaced the programs of {} links, removed {} stale ones",
-            adopted.updated,
-            adopted.stale
-        );
-        if socket_lb {
-            links.attach_cgroup(&mut programs)?;
-        }
         let observed = observe(&maps)?;
         let clock = programs.clock()?.try_clone_to_owned().map_err(DataplaneError::Collector)?;
         let collector = Collector::start(Arc::clone(&maps), clock, problems.clone());
         let collector = collector.map_err(DataplaneError::Collector)?;
-        Ok(Self { dir, maps, programs, links, observed, collector, _lock: lock })
+        Ok(Self { dir, maps, programs, links, observed, collector, options, _lock: lock })
     }
 
     /// What is in the maps.
@@ -103,6 +107,19 @@ impl Dataplane {
 
     pub(crate) fn observed_mut(&mut self) -> &mut Observed {
         &mut self.observed
+    }
+
+    /// Who translates services.
+    pub(crate) const fn services(&self) -> Services {
+        self.options.services
+    }
+
+    /// Puts programs into every link that leave services to another. Flows that are translated stay so.
+    pub(crate) fn leave_services_to(&mut self, services: Services) -> Result<(), DataplaneError> {
+        let options = LoadOptions { services, ..self.options };
+        self.programs = install(&self.dir, &self.links, options)?;
+        self.options = options;
+        Ok(())
     }
 
     /// Executes a plan.
@@ -147,6 +164,29 @@ impl Dataplane {
         Ok(addresses)
     }
 
+    /// Programs that are not where they should be: one sentence for each place.
+    pub(crate) fn unattached<'a>(&self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<String> {
+        let pinned: BTreeSet<String> = match self.dir.link_names() {
+            Ok(names) => names.into_iter().collect(),
+            Err(error) => return vec![error.to_string()],
+        };
+        let missing = |names: &mut dyn Iterator<Item = String>| {
+            let names: Vec<String> = names.filter(|name| !pinned.contains(name)).collect();
+            (!names.is_empty()).then(|| names.join(", "))
+        };
+        let sockets = self.options.cgroup_hooks().iter().map(|hook| hook.program().to_owned());
+        let sockets = missing(&mut { sockets })
+            .map(|names| format!("the socket programs {names} are not attached: restart the agent"));
+        let of_pod = |endpoint: &Endpoint| {
+            let names = missing(&mut PodHook::ALL.iter().map(|hook| hook.link_name(&endpoint.host_ifname)))?;
+            Some(format!(
+                "pod {}: {names} is not attached: delete the pod, or restart the agent",
+                endpoint.pod
+            ))
+        };
+        sockets.into_iter().chain(endpoints.filter_map(of_pod)).collect()
+    }
+
     /// Every program with its cost and where it is attached.
     pub(crate) fn programs(&self) -> Vec<agent_api::Program> {
         let mut attached: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -168,6 +208,19 @@ impl Dataplane {
         };
         self.programs.verified_instructions().into_iter().map(of_program).collect()
     }
+}
+
+/// Loads the programs and puts them into every pinned link, and on the cgroup.
+fn install(dir: &MillraceDir, links: &Links, options: LoadOptions) -> Result<Programs, DataplaneError> {
+    let mut programs = Programs::load(dir, options)?;
+    let adopted = links.adopt(&programs, options.cgroup_hooks())?;
+    tracing::info!(
+        "replaced the programs of {} links, removed {} stale ones",
+        adopted.updated,
+        adopted.stale
+    );
+    links.attach_cgroup(&mut programs, options.cgroup_hooks())?;
+    Ok(programs)
 }
 
 /// Reads the maps back.

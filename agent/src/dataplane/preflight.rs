@@ -120,10 +120,11 @@ fn find_cgroup2(wanted: Option<&Path>) -> Result<PathBuf, PreflightError> {
     let Some(path) = wanted else {
         return cgroup2_mount_in(&read("/proc/self/mountinfo")?).ok_or(PreflightError::NoCgroup2);
     };
-    match statfs(path) {
-        Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(path.to_owned()),
-        Ok(_) | Err(_) => Err(PreflightError::NotCgroup2 { path: path.to_owned() }),
-    }
+    // Where version 1 is mounted too, version 2 is a folder below.
+    [path.to_owned(), path.join("unified")]
+        .into_iter()
+        .find(|path| statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC))
+        .ok_or_else(|| PreflightError::NotCgroup2 { path: path.to_owned() })
 }
 
 /// Major and minor number of a release such as `6.6.12-cloud-amd64`.

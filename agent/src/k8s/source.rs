@@ -7,6 +7,7 @@ use std::{
 };
 
 use agent_core::update::{Kind, Update};
+use http::Uri;
 use tokio::sync::mpsc;
 
 use super::{
@@ -21,8 +22,35 @@ pub enum SourceConfig {
     Manifests { dir: PathBuf, copies: PathBuf },
     /// The API server that a kubeconfig file names.
     Kubeconfig(PathBuf),
-    /// The API server of the cluster that the agent runs in as a pod.
-    InCluster,
+    /// The API server of the cluster that the agent runs in as a pod; `None`: at the address of its service.
+    InCluster { address: Option<ApiServer> },
+}
+
+/// The address of an API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiServer(Uri);
+
+impl ApiServer {
+    /// Takes `https://HOST` or `https://HOST:PORT`.
+    #[must_use]
+    pub fn parse(url: &str) -> Option<Self> {
+        let uri: Uri = url.parse().ok()?;
+        let authority = uri.authority()?;
+        let is_address = uri.scheme_str() == Some("https") && uri.path() == "/" && uri.query().is_none();
+        // A port that is no number is none to the parser.
+        let port_is_right = authority.port_u16().is_some() || authority.as_str() == authority.host();
+        (is_address && port_is_right && !authority.host().is_empty()).then(|| Self(uri.clone()))
+    }
+
+    pub(super) fn uri(&self) -> Uri {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}", self.0.authority().map_or("", |authority| authority.as_str()))
+    }
 }
 
 impl fmt::Display for SourceConfig {
@@ -30,7 +58,8 @@ impl fmt::Display for SourceConfig {
         match self {
             Self::Manifests { dir, .. } => write!(f, "manifests {}", dir.display()),
             Self::Kubeconfig(file) => write!(f, "kubeconfig {}", file.display()),
-            Self::InCluster => f.write_str("in-cluster"),
+            Self::InCluster { address: None } => f.write_str("in-cluster"),
+            Self::InCluster { address: Some(address) } => write!(f, "in-cluster, {address}"),
         }
     }
 }
@@ -121,6 +150,12 @@ impl OpenProblems {
         }
     }
 
+    /// Why lists do not come, one sentence each.
+    pub fn of_watches(&self) -> impl Iterator<Item = &str> {
+        let watches = self.0.iter().filter(|(subject, _)| matches!(subject, Subject::Watch(_)));
+        watches.flat_map(|(_, problems)| problems).map(String::as_str)
+    }
+
     /// One sentence each.
     pub fn sentences(&self) -> impl Iterator<Item = &str> {
         self.0.values().flatten().map(String::as_str)
@@ -184,7 +219,7 @@ impl SourceError {
 pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
     match config {
         SourceConfig::Manifests { dir, copies } => manifests::run(dir, copies, events).await,
-        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster => watch::run(config, events).await,
+        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster { .. } => watch::run(config, events).await,
     }
 }
 

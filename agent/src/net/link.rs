@@ -35,6 +35,20 @@ impl Netlink {
         }
     }
 
+    /// Deletes a link, and with it its peer. A link that is gone is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn delete_link(&self, index: u32, name: &str) -> Result<(), NetError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let what = || format!("delete the interface {name}");
+        match self.request(RouteNetlinkMessage::DelLink(message), 0, &what).await {
+            Err(error) if error.errno() != Some(libc::ENODEV) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// All links.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl Default for Sysctls {
 }
 
 impl Sysctls {
-    /// Switches of another tree.
+    /// The switches below a mount of `/proc/sys`.
     #[must_use]
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }

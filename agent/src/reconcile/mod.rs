@@ -5,15 +5,22 @@ mod attachments;
 mod catalog;
 mod inbox;
 mod network;
+mod readiness;
+mod services;
 mod status;
 
 use std::{
     net::IpAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use agent_core::{
-    model::{Family, endpoint::Endpoint, node::Node},
+    model::{
+        Family,
+        endpoint::Endpoint,
+        node::{Node, Services},
+    },
     plan,
     problem::ProblemLog,
     render::{self, NodeConfig},
@@ -21,10 +28,11 @@ use agent_core::{
     update::{Change, Update},
 };
 
-pub(crate) use self::inbox::Inbox;
 use self::{attachments::Attachments, catalog::CatalogFile, inbox::Input, network::Network};
+pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
     backoff::Backoff,
+    cni_conf::CniConf,
     cni_server::{CniEvent, NodeNetwork},
     config::Config,
     dataplane::{ApplyReport, Dataplane},
@@ -50,6 +58,11 @@ pub(crate) struct Reconciler {
     network: Network,
     attachments: Attachments,
     catalog: CatalogFile,
+    cni_conf: CniConf,
+    /// `--services`.
+    services: Services,
+    services_retry: Backoff,
+    state_dir: PathBuf,
     /// This node's object, as the uplinks were chosen by.
     own: Option<Node>,
     uplinks_chosen: bool,
@@ -73,13 +86,18 @@ pub(crate) struct Reconciler {
 
 impl Reconciler {
     pub(crate) fn new(config: &Config, dataplane: Dataplane, netlink: Netlink, problems: Problems) -> Self {
+        let cni_conf = CniConf::new(config.cni_conf_dir.clone(), &config.runtime_dir, &config.state_dir);
         Self {
             state: ClusterState::default(),
             node: NodeConfig { node_name: config.node_name.clone(), uplink_v4: None, uplink_v6: None },
             dataplane,
-            network: Network::new(netlink, config.uplink.clone(), problems.clone()),
+            network: Network::new(netlink, config, problems.clone()),
             attachments: Attachments::default(),
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
+            cni_conf,
+            services: config.services,
+            services_retry: Backoff::default(),
+            state_dir: config.state_dir.clone(),
             own: None,
             uplinks_chosen: false,
             mtu: None,
@@ -116,8 +134,10 @@ impl Reconciler {
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
             let release = self.release.map(|(due, _)| due);
-            let timers = [self.backoff.due(), release, self.catalog.due(), self.network.due()];
-            let Some(wave) = inbox.wave(timers.into_iter().flatten().min()).await else { return };
+            let retries = [self.backoff.due(), self.network.due(), self.services_retry.due(), release];
+            let files = [self.catalog.due(), self.cni_conf.due()];
+            let due = retries.into_iter().chain(files).flatten().min();
+            let Some(wave) = inbox.wave(due).await else { return };
             for input in wave {
                 match input {
                     Input::Source(event) => self.take_event(event),
@@ -126,7 +146,10 @@ impl Reconciler {
             }
             self.follow_own_node().await;
             self.reconcile().await;
+            self.note_own_node();
+            self.follow_services();
             self.tell_node(&inbox);
+            self.keep_cni_conf(Instant::now());
         }
     }
 
@@ -167,6 +190,9 @@ impl Reconciler {
             CniEvent::Status { reply } => {
                 // Who asked may be gone.
                 let _unheard = reply.send(self.status());
+            }
+            CniEvent::Health { reply } => {
+                let _unheard = reply.send(self.health());
             }
         }
     }

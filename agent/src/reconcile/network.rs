@@ -11,6 +11,7 @@ use agent_core::{
 };
 
 use crate::{
+    config::Config,
     health::Problems,
     net::{
         NetError, Netlink,
@@ -41,8 +42,9 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(netlink: Netlink, wanted: Option<String>, problems: Problems) -> Self {
-        Self { netlink, sysctls: Sysctls::default(), wanted, problems, retry: None }
+    pub(super) fn new(netlink: Netlink, config: &Config, problems: Problems) -> Self {
+        let sysctls = Sysctls::at(&config.proc_sys);
+        Self { netlink, sysctls, wanted: config.uplink.clone(), problems, retry: None }
     }
 
     /// When to look again; `None` when nothing is missing.

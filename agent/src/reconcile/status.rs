@@ -13,6 +13,7 @@ impl Reconciler {
             pid: std::process::id(),
             uptime_seconds: self.report.started.elapsed().as_secs(),
             source: self.source.clone(),
+            services_by: self.dataplane.services().to_string(),
             waiting_for: self.state.waiting_for().map(|kind| format!("{kind:?}")).collect(),
             revision: self.report.revision,
             map_writes: self.report.written,

@@ -3,6 +3,7 @@ pub(crate) mod conntrack;
 pub(crate) mod drops;
 pub(crate) mod endpoint;
 pub(crate) mod explain;
+pub(crate) mod health;
 pub(crate) mod policy;
 pub(crate) mod service;
 pub(crate) mod status;

@@ -128,6 +128,7 @@ fn running(status: &Status) -> String {
         "node:      {}\n\
          agent:     running, version {}, process {}, for {uptime}\n\
          source:    {}, {in_sync}\n\
+         services:  translated by {}\n\
          objects:   {objects}, at revision {}\n\
          writes:    {} written and {} deleted since the start\n\
          latency:   change to maps {median} median, {p99} p99, {largest} largest\n",
@@ -135,6 +136,7 @@ fn running(status: &Status) -> String {
         status.agent_version,
         status.pid,
         status.source,
+        if status.services_by.is_empty() { "millrace" } else { &status.services_by },
         status.revision,
         counted(status.map_writes, "map entry"),
         grouped(status.map_deletes),
@@ -197,6 +199,7 @@ CT_EST_V4     262,144  524,288   50%
             pid: 77,
             uptime_seconds: 192,
             source: "manifests /m".into(),
+            services_by: "both".into(),
             waiting_for: vec!["Pod".into()],
             revision: 42,
             map_writes: 1_200,
@@ -214,6 +217,7 @@ CT_EST_V4     262,144  524,288   50%
             "node:      node-a\n\
              agent:     running, version 0.1.0, process 77, for 3m 12s\n\
              source:    manifests /m, waiting for Pod\n\
+             services:  translated by both\n\
              objects:   12 pods, 1 service, 2 policies, at revision 42\n\
              writes:    1,200 map entries written and 3 deleted since the start\n\
              latency:   change to maps 1.2 ms median, 3.0 ms p99, 12.3 ms largest\n\

@@ -63,6 +63,7 @@ fn answer(mut stream: UnixStream, on_attach: OnAttach, seen: &Mutex<Vec<Request>
         Request::Attach { .. } => Reply::Attached,
         Request::Detach { .. } => Reply::Detached,
         Request::Status => Reply::Status(Box::default()),
+        Request::Health => Reply::Health(agent_api::Health::default()),
     };
     seen.lock().expect("the test panicked").push(envelope.request);
     let mut bytes = serde_json::to_vec(&reply).expect("writing JSON");

@@ -103,6 +103,15 @@ impl ControlPlane {
         self.apply(&objects::node(node))
     }
 
+    /// Applies a Node with these labels.
+    pub fn label_node(&self, node: &NodeSpec, labels: &[(&str, &str)]) -> Result<()> {
+        let mut object = objects::node(node);
+        for (key, value) in labels {
+            object["metadata"]["labels"][key] = (*value).into();
+        }
+        self.apply(&object)
+    }
+
     /// Applies a pod that has no addresses yet, as the scheduler leaves it. Returns its UID.
     pub fn schedule_pod(&self, spec: &PodSpec) -> Result<String> {
         let mut state = self.state();

@@ -16,11 +16,12 @@ use nix::{
 /// Where `ip netns` keeps its names.
 pub const FOLDER: &str = "/run/netns";
 
-/// A network namespace that disappears when dropped.
+/// A network namespace that disappears when dropped, unless it was made to last.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
     file: File,
+    lasts: bool,
 }
 
 impl Netns {
@@ -43,7 +44,7 @@ impl Netns {
             .and_then(|()| File::open(&path).with_context(|| format!("open {}", path.display())));
         match opened {
             Ok(file) => {
-                let netns = Self { name: name.to_owned(), file };
+                let netns = Self { name: name.to_owned(), file, lasts: false };
                 netns.ip("link set lo up")?;
                 Ok(netns)
             }
@@ -52,6 +53,20 @@ impl Netns {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a namespace that stays until [`delete`] removes it.
+    pub fn create_lasting(name: &str) -> Result<Self> {
+        let mut netns = Self::create(name)?;
+        netns.lasts = true;
+        Ok(netns)
+    }
+
+    /// Opens a namespace that somebody else made, and leaves it there.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = Path::new(FOLDER).join(name);
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self { name: name.to_owned(), file, lasts: true })
     }
 
     #[must_use]
@@ -114,7 +129,9 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        delete(&self.name);
+        if !self.lasts {
+            delete(&self.name);
+        }
     }
 }
 

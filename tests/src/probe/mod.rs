@@ -9,3 +9,4 @@ pub mod held;
 pub mod load;
 pub mod serve;
 pub mod wire;
+pub mod worker;

@@ -59,6 +59,7 @@ pub(super) fn node(n: u8) -> Node {
         name: format!("n{n}"),
         addresses: BOTH.map(|family| node_ip(n, family)).to_vec(),
         pod_cidrs: BOTH.map(cidr).to_vec(),
+        services: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::{API_VERSION, Envelope, Reply, Request, SOCKET_NAME, Status};
+use agent_api::{API_VERSION, Envelope, Health, Reply, Request, SOCKET_NAME, Status, client};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
@@ -163,6 +163,15 @@ impl Node {
         let reply = serde_json::from_str(&answer).with_context(|| format!("not a reply: {answer:?}"))?;
         let Reply::Status(status) = reply else { bail!("the agent answered {reply:?}") };
         Ok(*status)
+    }
+
+    /// Asks the agent whether the node can be used.
+    pub fn health(&self) -> Result<Health> {
+        let path = self.runtime_dir().join(SOCKET_NAME);
+        match client::call(&path, Request::Health, PATIENCE).context("ask the agent for its health")? {
+            Reply::Health(health) => Ok(health),
+            reply => bail!("the agent answered {reply:?}"),
+        }
     }
 
     /// Ends the agent at once, without a chance to clean up.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use millrace_tests::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     eventually::{PATIENCE, eventually},
@@ -243,9 +243,9 @@ fn a_connected_udp_socket_of_the_host_is_not_left_with_a_dead_backend() -> Resul
             continue;
         }
         // The application hears of it, and its next socket works.
-        eventually("the socket is cut loose", PATIENCE, || match connection.exchange(SHORT)? {
-            Outcome::TimedOut => bail!("it waits for a dead backend"),
-            _ => Ok(()),
+        eventually("the socket is cut loose", PATIENCE, || {
+            ensure!(connection.exchange(SHORT)? != Outcome::TimedOut, "it waits for a dead backend");
+            Ok(())
         })?;
         is_answered_by("default/web-1", host, Target::udp(to))?;
     }

@@ -1,4 +1,5 @@
 //! What a connection is expected to come to.
+#![expect(clippy::wildcard_enum_match_arm, reason = "whatever else it came to is shown as it is")]
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};

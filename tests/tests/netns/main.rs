@@ -1,9 +1,11 @@
 //! Tests with real interfaces, real agents and real connections: several nodes on one machine, no cluster.
 mod bad_input;
+mod beside_kube_proxy;
 mod cluster_ip;
 mod cni;
 mod expect;
 mod fabric;
+mod install;
 mod pod_to_pod;
 mod policy;
 mod policy_table;

@@ -9,7 +9,7 @@ use millrace_tests::{
         client::Probe,
         wire::{LoadPlan, LoadReport, Target, Transport},
     },
-    topology::{Pod, Topology},
+    topology::{Node, Pod, Topology},
 };
 use serde_json::json;
 
@@ -165,7 +165,7 @@ fn a_change_made_while_the_agent_is_dead_is_programmed_when_it_returns() -> Resu
     kernel::require(kernel::NETNS);
     let stage = Stage::build()?;
     let [first, second] = [&stage.servers[0], &stage.servers[1]];
-    stage.topology.nodes().iter().try_for_each(|node| node.kill_agent())?;
+    stage.topology.nodes().iter().try_for_each(Node::kill_agent)?;
     stage.topology.set_ready(first, false)?;
     stage.topology.control_plane.delete("NetworkPolicy", "default", "locked")?;
     let client = stage.clients[0].probe();

@@ -16,9 +16,9 @@ const PORT: u16 = 80;
 const FRAMES: u64 = 5;
 
 /// A datagram from one address to another, as the pod's kernel would send it.
-fn datagram(macs: PodMacs, from: IpAddr, to: IpAddr) -> Packet {
+fn datagram(addresses: PodMacs, from: IpAddr, to: IpAddr) -> Packet {
     Packet::new(from, to, PacketTransport::udp(4000, PORT, b"who are you?\n".to_vec()))
-        .between(macs.pod, macs.host)
+        .between(addresses.pod, addresses.host)
 }
 
 fn send(pod: &Pod, packet: &Packet) -> Result<()> {
@@ -37,7 +37,7 @@ fn a_pod_that_sends_from_another_address_is_dropped_and_counted() -> Result<()> 
     for pod in [&server, &near] {
         pod.probe().listen(Transport::Udp, PORT)?;
     }
-    let macs = liar.macs()?;
+    let addresses = liar.macs()?;
     let maps = topology.node(0).maps();
     for v6 in [false, true] {
         let sources = if v6 {
@@ -52,23 +52,23 @@ fn a_pod_that_sends_from_another_address_is_dropped_and_counted() -> Result<()> 
         };
         for to in [&server, &near] {
             for source in sources {
-                let (served, dropped) = (to.probe().served(Transport::Udp, PORT)?, spoofed(&maps)?);
-                send(&liar, &datagram(macs, source, to.ip(v6)))?;
+                let (before, dropped) = (to.probe().served(Transport::Udp, PORT)?, spoofed(&maps)?);
+                send(&liar, &datagram(addresses, source, to.ip(v6)))?;
                 holds(format!("{source} is counted"), PATIENCE, || {
                     spoofed(&maps).is_ok_and(|now| now == dropped + FRAMES)
                 })?;
                 assert_eq!(
                     to.probe().served(Transport::Udp, PORT)?,
-                    served,
+                    before,
                     "{source} reached {}",
                     to.probe().name()
                 );
             }
             // The same frame from the pod's own address arrives: the test can see what passes.
-            let served = to.probe().served(Transport::Udp, PORT)?;
-            send(&liar, &datagram(macs, liar.ip(v6), to.ip(v6)))?;
+            let before = to.probe().served(Transport::Udp, PORT)?;
+            send(&liar, &datagram(addresses, liar.ip(v6), to.ip(v6)))?;
             holds("the honest frames arrive", PATIENCE, || {
-                to.probe().served(Transport::Udp, PORT).is_ok_and(|now| now == served + FRAMES)
+                to.probe().served(Transport::Udp, PORT).is_ok_and(|now| now == before + FRAMES)
             })?;
         }
     }
@@ -82,12 +82,12 @@ fn a_pod_that_sends_from_another_link_layer_address_is_dropped_and_counted() -> 
     let liar = topology.add_pod(PodSpec::new("default", "liar"))?;
     let victim = topology.add_pod(PodSpec::new("default", "victim"))?;
     victim.probe().listen(Transport::Udp, PORT)?;
-    let macs = liar.macs()?;
+    let addresses = liar.macs()?;
     let maps = topology.node(0).maps();
     for source in [victim.macs()?.pod, [2, 0, 0, 0, 0, 99]] {
         for v6 in [false, true] {
             let dropped = maps.drops(Hook::FromPod, DropReason::SpoofedMac)?;
-            let packet = datagram(macs, liar.ip(v6), victim.ip(v6)).between(source, macs.host);
+            let packet = datagram(addresses, liar.ip(v6), victim.ip(v6)).between(source, addresses.host);
             send(&liar, &packet)?;
             holds("the frames are counted", PATIENCE, || {
                 maps.drops(Hook::FromPod, DropReason::SpoofedMac).is_ok_and(|now| now == dropped + FRAMES)

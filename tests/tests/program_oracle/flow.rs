@@ -1,11 +1,16 @@
 //! Flows, the packets they are made of, and what shall become of them.
 use std::net::IpAddr;
 
+use agent_core::model::Family;
 use anyhow::{Result, bail, ensure};
-use dataplane_common::{net::proto, policy::Direction, verdict::DropReason};
+use dataplane_common::{config, net::proto, policy::Direction, verdict::DropReason};
 use millrace_tests::{
     packet::{Transport, flag, verify},
-    program::{Run, Verdict, addresses::Place, fixture::pod_mac},
+    program::{
+        Run, Verdict,
+        addresses::Place,
+        fixture::{host_mac, pod_mac},
+    },
 };
 
 /// A new flow between a local pod and another address.
@@ -27,6 +32,14 @@ pub(crate) fn verdict(denied_by: Option<Direction>, place: Place) -> Verdict {
     }
 }
 
+/// What a pod sees as the source when it reaches itself through a service.
+pub(crate) fn hairpin(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => config::HAIRPIN_V4.into(),
+        Family::V6 => config::HAIRPIN_V6.into(),
+    }
+}
+
 /// The first packet of a flow.
 pub(crate) fn opening(protocol: u8, source: u16, destination: u16) -> Transport {
     transport(protocol, source, destination, flag::SYN, [8, 128])
@@ -39,10 +52,10 @@ pub(crate) fn answering(protocol: u8, source: u16, destination: u16) -> Transpor
 
 /// The client's next packet.
 pub(crate) fn following(protocol: u8, source: u16, destination: u16) -> Transport {
-    match transport(protocol, source, destination, flag::SYN, [8, 128]) {
-        Transport::Tcp { source, destination, .. } => Transport::tcp(source, destination, flag::ACK),
-        other => other,
+    if protocol == proto::TCP {
+        return Transport::tcp(source, destination, flag::ACK);
     }
+    opening(protocol, source, destination)
 }
 
 fn transport(protocol: u8, source: u16, destination: u16, flags: u8, echo: [u8; 2]) -> Transport {
@@ -64,6 +77,8 @@ fn transport(protocol: u8, source: u16, destination: u16, flags: u8, echo: [u8; 
 pub(crate) fn check_rejection(run: &Run, source: IpAddr, flow: &Flow, client_port: u16) -> Result<()> {
     let rejection = verify(&run.frame)?;
     ensure!(rejection.addresses() == Some((flow.peer, source)), "rejected by {:?}", rejection.addresses());
+    let macs = (rejection.source_mac, rejection.destination_mac);
+    ensure!(macs == (host_mac(flow.pod), pod_mac(flow.pod)), "the rejection goes from and to {macs:x?}");
     match rejection.transport() {
         Some(Transport::Tcp { source, destination, flags, .. }) => {
             ensure!((*source, *destination) == (flow.port, client_port), "rejected {source} > {destination}");

@@ -15,7 +15,7 @@ use agent_core::{
 use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_common::{maps::MapId, net::proto, policy::Direction, verdict::DropReason};
 use millrace_tests::{
-    packet::{Packet, Transport, flag, verify},
+    packet::{Packet, Transport, verify},
     program::{
         NO_HOST, Programs, Run, Verdict,
         addresses::{LOCAL_PODS, Place, node_ip, place, pod_ip},
@@ -26,7 +26,7 @@ use millrace_tests::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use self::flow::{Flow, answering, check_rejection, following, opening, verdict};
+use self::flow::{Flow, answering, check_rejection, following, hairpin, opening, verdict};
 
 /// Judged packets per run, at least.
 const CASES: usize = 100_000;
@@ -104,13 +104,13 @@ impl<'a> Cluster<'a> {
         Ok(self.next_port)
     }
 
-    fn from_pod(&self, pod: u8, to: IpAddr, transport: Transport) -> Result<Run> {
+    fn run_from_pod(&self, pod: u8, to: IpAddr, transport: Transport) -> Result<Run> {
         let source = pod_ip(pod, Family::of(to));
         let packet = Packet::new(source, to, transport).between(pod_mac(pod), host_mac(pod));
         self.programs.from_pod(self.interfaces[usize::from(pod)], &packet)
     }
 
-    fn to_pod(&self, pod: u8, from: IpAddr, transport: Transport) -> Result<Run> {
+    fn run_to_pod(&self, pod: u8, from: IpAddr, transport: Transport) -> Result<Run> {
         let destination = pod_ip(pod, Family::of(from));
         let packet = Packet::new(from, destination, transport).between(host_mac(pod), pod_mac(pod));
         self.programs.to_pod(self.interfaces[usize::from(pod)], &packet)
@@ -121,7 +121,7 @@ impl<'a> Cluster<'a> {
         let Flow { pod, peer: destination, protocol, port } = flow;
         let client_port = self.fresh_port(protocol)?;
         let source = pod_ip(pod, Family::of(destination));
-        let run = self.from_pod(pod, destination, opening(protocol, client_port, port))?;
+        let run = self.run_from_pod(pod, destination, opening(protocol, client_port, port))?;
         let choice = oracle::resolve(&self.state, NODE, destination, port, protocol);
         let backends: Vec<(IpAddr, u16)> = match choice {
             Choice::NotAService => vec![(destination, port)],
@@ -153,7 +153,11 @@ impl<'a> Cluster<'a> {
             return Ok(());
         }
         let sent = verify(&run.frame)?;
-        let (_, backend) = sent.addresses().context("an IP packet")?;
+        let (sender, backend) = sent.addresses().context("an IP packet")?;
+        // A pod that reaches itself through a service must see another source, or it would answer itself directly.
+        let is_hairpin = backend == source && destination != source;
+        let expected_sender = if is_hairpin { hairpin(Family::of(source)) } else { source };
+        ensure!(sender == expected_sender, "it comes from {sender}, expected {expected_sender}");
         let (_, backend_port) = sent.transport().and_then(Transport::ports).unwrap_or((0, port));
         ensure!(
             expected.contains(&(backend, backend_port, run.verdict)),
@@ -162,7 +166,7 @@ impl<'a> Cluster<'a> {
         );
         self.check_answer(&flow, &sent, client_port)?;
         self.check_error(&flow, &sent)?;
-        let next = self.from_pod(pod, destination, following(protocol, client_port, port))?;
+        let next = self.run_from_pod(pod, destination, following(protocol, client_port, port))?;
         ensure!(
             next.verdict == run.verdict,
             "the third packet: {:?}, the first: {:?}",
@@ -181,8 +185,8 @@ impl<'a> Cluster<'a> {
             sent.transport().and_then(Transport::ports).unwrap_or((client_port, 0));
         let answer = answering(flow.protocol, backend_port, source_port);
         let run = match place(backend) {
-            Place::LocalPod(server) => self.from_pod(server, client, answer)?,
-            Place::OtherNode | Place::Elsewhere => self.to_pod(flow.pod, backend, answer)?,
+            Place::LocalPod(server) => self.run_from_pod(server, client, answer)?,
+            Place::OtherNode | Place::Elsewhere => self.run_to_pod(flow.pod, backend, answer)?,
         };
         let expected = match place(backend) {
             Place::LocalPod(_) => Verdict::Deliver(pod_mac(flow.pod)),
@@ -205,9 +209,11 @@ impl<'a> Cluster<'a> {
         let error = Transport::icmp_error(kind, code, [0; 4], sent, 8);
         let (run, expected) = match place(backend) {
             Place::LocalPod(server) => {
-                (self.from_pod(server, client, error)?, Verdict::Deliver(pod_mac(flow.pod)))
+                (self.run_from_pod(server, client, error)?, Verdict::Deliver(pod_mac(flow.pod)))
             }
-            Place::OtherNode | Place::Elsewhere => (self.to_pod(flow.pod, backend, error)?, Verdict::Pass),
+            Place::OtherNode | Place::Elsewhere => {
+                (self.run_to_pod(flow.pod, backend, error)?, Verdict::Pass)
+            }
         };
         ensure!(run.verdict == expected, "an error about the flow: {:?}, expected {expected:?}", run.verdict);
         let received = verify(&run.frame)?;
@@ -238,7 +244,7 @@ impl<'a> Cluster<'a> {
     fn check_to_pod(&mut self, flow: Flow) -> Result<()> {
         let Flow { pod, peer, protocol, port } = flow;
         let client_port = self.fresh_port(protocol)?;
-        let run = self.to_pod(pod, peer, opening(protocol, client_port, port))?;
+        let run = self.run_to_pod(pod, peer, opening(protocol, client_port, port))?;
         let source = if self.from_host { Subject::OwnNode(peer) } else { Subject::Address(peer) };
         let destination = Subject::Address(pod_ip(pod, Family::of(peer)));
         let judgement = oracle::judge(&self.state, source, destination, protocol, port);
@@ -248,7 +254,7 @@ impl<'a> Cluster<'a> {
         };
         ensure!(run.verdict == expected, "{:?}, expected {expected:?}", run.verdict);
         if expected == Verdict::Pass {
-            let run = self.from_pod(pod, peer, answering(protocol, port, client_port))?;
+            let run = self.run_from_pod(pod, peer, answering(protocol, port, client_port))?;
             let expected = verdict(None, place(peer));
             ensure!(run.verdict == expected, "the answer: {:?}, expected {expected:?}", run.verdict);
         }
@@ -260,7 +266,7 @@ fn seed() -> u64 {
     let given = env::var("MILLRACE_SEED").ok().and_then(|seed| seed.parse().ok());
     given.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        now.as_nanos() as u64
+        now.as_secs() ^ u64::from(now.subsec_nanos())
     })
 }
 
@@ -357,7 +363,7 @@ fn an_endpoint_whose_pod_is_unknown_can_neither_send_nor_be_reached() -> Result<
         let status = agent_core::render::endpoint_status(&cluster.state, &attachment);
         assert_eq!(status, agent_core::render::EndpointStatus::WaitingForPod);
         assert_eq!(programs.count(MapId::ENDPOINTS_V4)?, 0);
-        let run = cluster.from_pod(0, pod_ip(1, Family::V4), opening(proto::TCP, 4000, 80))?;
+        let run = cluster.run_from_pod(0, pod_ip(1, Family::V4), opening(proto::TCP, 4000, 80))?;
         assert_eq!(run.verdict, Verdict::Drop(DropReason::SpoofedAddress));
         Ok(())
     })

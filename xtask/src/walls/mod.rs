@@ -49,8 +49,12 @@ const WALLS: &[Wall] = &[
 /// Modules of the eBPF crate from the top down. A module names only modules of lower rows; those of the last row
 /// may name each other.
 const EBPF_SOURCES: &str = "dataplane-ebpf/src/";
-const EBPF_LAYERS: &[&[&str]] =
-    &[&["main"], &["pipeline", "socket"], &["stage"], &["config", "family", "maps", "observe", "packet"]];
+const EBPF_LAYERS: &[&[&str]] = &[
+    &["main"],
+    &["pipeline", "socket"],
+    &["stage"],
+    &["config", "family", "flow", "maps", "observe", "packet"],
+];
 
 /// What a file does that it may not.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use agent_core::{
-    model::{policy::NetworkPolicy, workload::Pod},
+    model::{policy::NetworkPolicy, selector::Operator, workload::Pod},
     observed::Observed,
     oracle::{self, Subject},
     plan::{Plan, plan},
@@ -18,7 +18,8 @@ use crate::lab::{
     Lab,
     kernel::Maps,
     objects::{
-        a_pod, a_policy, ingress, ip, local_pod, on, peers, pod, pods_of, policy, selecting, tcp, twin,
+        a_pod, a_policy, endpoint_of, ingress, ip, local_pod, on, peers, pod, pods_of, policy, require,
+        selecting, tcp, twin,
     },
     random::{Event, events, first_lists, pod_addrs},
 };
@@ -301,4 +302,24 @@ fn an_address_in_use_again_belongs_to_the_pod_that_runs() {
     lab.apply(pod(a_pod("x/friend", "10.1.0.3", "app=a")));
     lab.apply(Update::Pod(Change::Delete(crate::lab::objects::name("x/stranger"))));
     assert_eq!(judge(&lab.maps, Direction::Ingress, from_job), Some(true));
+}
+
+#[test]
+fn a_set_that_is_used_again_has_the_entries_of_classes_that_appeared_meanwhile() {
+    let endpoint = |pod: &Pod| Update::Endpoint(Change::Apply(endpoint_of(pod)));
+    let first = a_pod("x/b", "10.1.0.1", "");
+    let second = a_pod("x/b", "10.1.0.6", "app=b");
+    let holder = a_pod("x/a", "10.1.0.1", "app=a tier=1");
+    let mut lab =
+        Lab::with([pod(first.clone()), endpoint(&first), endpoint(&second), endpoint(&holder), pod(holder)]);
+    // The addresses are another endpoint's as well: the set is not rendered with them.
+    lab.apply(endpoint(&a_pod("y/a", "10.1.0.6", "")));
+    lab.apply(endpoint(&a_pod("y/a", "10.1.0.1", "")));
+    let rules = vec![peers(vec![pods_of("x", selecting("app=b"))])];
+    let without_tier = require("tier", Operator::DoesNotExist);
+    lab.apply(policy(NetworkPolicy { ingress: Some(rules), ..a_policy("x/p", without_tier) }));
+    // The set loses its last pod, and a class appears.
+    lab.apply(pod(a_pod("x/b", "10.1.0.1", "app=b tier=2")));
+    lab.apply(pod(second));
+    assert_restart_is_silent(&lab);
 }

@@ -1,6 +1,6 @@
 //! Nodes.
 use agent_core::{
-    model::node,
+    model::node::{self, SERVICES_LABEL, UnknownServices},
     update::{Change, Kind, Update},
 };
 use kube::core::ObjectMeta;
@@ -10,6 +10,8 @@ use super::{
     Convert, Outcome, Problems, address,
     metadata::{self, or_default, resource, slim},
 };
+
+const SERVICES_REMEDY: &str = "correct the label; until then the agent's --services counts";
 
 /// A Node, on the wire.
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +56,7 @@ impl Convert for Node {
             name: metadata::object_name(&self.metadata).name,
             addresses: Vec::new(),
             pod_cidrs: Vec::new(),
+            services: None,
         };
         for (index, wire) in
             self.status.addresses.iter().enumerate().filter(|(_, a)| a.r#type == "InternalIP")
@@ -71,6 +74,11 @@ impl Convert for Node {
             let field = format!("spec.podCIDRs[{index}]");
             model.pod_cidrs.extend(problems.check(&field, address::range(text), address::RANGE_REMEDY));
         }
+        if let Some(name) = metadata::label(&self.metadata, SERVICES_LABEL) {
+            let parsed = name.parse().map_err(|error: UnknownServices| format!("{name:?} {error}"));
+            let field = format!("metadata.labels[{SERVICES_LABEL}]");
+            model.services = problems.check(&field, parsed, SERVICES_REMEDY);
+        }
         problems.skipped(model)
     }
 
@@ -81,6 +89,8 @@ impl Convert for Node {
 
 #[cfg(test)]
 mod tests {
+    use agent_core::model::node::Services;
+
     use super::Node;
     use crate::k8s::convert::{Convert, Outcome};
 
@@ -107,6 +117,19 @@ status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 
     fn the_single_pod_range_counts_when_the_list_is_absent() {
         let (_, ranges, _) = convert("{metadata: {name: n1}, spec: {podCIDR: 10.1.0.0/24}}");
         assert!(ranges.contains("10.1.0.0"), "{ranges}");
+    }
+
+    #[test]
+    fn the_label_chooses_who_translates_services() {
+        let services = |label: &str| {
+            let yaml = format!("{{metadata: {{name: n1, labels: {{millrace.io/services: {label}}}}}}}");
+            let node: Node = serde_saphyr::from_str(&yaml).unwrap();
+            let Outcome::Usable { model, skipped } = node.convert() else { panic!("{yaml}") };
+            (model.services, skipped.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(services("kube-proxy"), (Some(Services::KubeProxy), vec![]));
+        let (none, skipped) = services("ipvs");
+        assert!(none.is_none() && skipped[0].contains("millrace.io/services"), "{skipped:?}");
     }
 
     #[test]

@@ -24,7 +24,14 @@ pub async fn connect(source: &SourceConfig) -> Result<Client, SourceError> {
             let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)?
         }
-        SourceConfig::InCluster | SourceConfig::Manifests { .. } => {
+        SourceConfig::InCluster { address } => {
+            let mut config = Config::incluster().map_err(|source| SourceError::InCluster { source })?;
+            if let Some(address) = address {
+                config.cluster_url = address.uri();
+            }
+            config
+        }
+        SourceConfig::Manifests { .. } => {
             Config::incluster().map_err(|source| SourceError::InCluster { source })?
         }
     };

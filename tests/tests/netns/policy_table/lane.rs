@@ -1,5 +1,9 @@
 //! A lane: namespaces x, y and z with pods on both nodes, one Service per pod, one row after the other.
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use millrace_tests::{
@@ -72,12 +76,12 @@ impl<'a> Lane<'a> {
         self.reset(row)?;
         self.topology.settle()?;
         let mut cells = self.expect(row, None).context("before any policy")?;
-        let mut policies = BTreeMap::new();
+        let mut policies = BTreeSet::new();
         for (index, step) in row.steps.iter().enumerate() {
             for policy in &step.apply {
                 let object = policy.object(self)?;
                 self.topology.control_plane.apply(&object)?;
-                policies.insert((policy.namespace.clone(), policy.name.clone()), ());
+                policies.insert((policy.namespace.clone(), policy.name.clone()));
             }
             for name in &step.delete {
                 policies.remove(&("x".to_owned(), name.clone()));
@@ -92,7 +96,7 @@ impl<'a> Lane<'a> {
             self.topology.settle()?;
             cells += self.expect(row, Some(step)).with_context(|| format!("after step {}", index + 1))?;
         }
-        for (namespace, name) in policies.into_keys() {
+        for (namespace, name) in policies {
             self.topology.control_plane.delete("NetworkPolicy", &self.namespace(&namespace), &name)?;
         }
         Ok(cells)

@@ -252,7 +252,10 @@ impl Compiled {
             changed.sets.insert(id);
             id
         };
-        self.lingering.remove(&id);
+        if self.lingering.remove(&id) {
+            // Classes that appeared while it lingered may have no entries for it.
+            changed.sets.insert(id);
+        }
         if let Some(set) = self.sets.get_mut(&id) {
             set.endpoints += 1;
         }

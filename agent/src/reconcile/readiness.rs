@@ -1,0 +1,73 @@
+//! Whether the node can be used: every list has come, the maps hold the cluster, the programs are attached, and the
+//! runtime calls the CNI plugin. An API server that goes away later changes none of it.
+use std::time::Instant;
+
+use agent_api::Health;
+use agent_core::model::node::Node;
+
+use super::Reconciler;
+
+impl Reconciler {
+    pub(super) fn health(&self) -> Health {
+        let mut unmet = self.unmet();
+        unmet.extend(self.cni_conf.unmet().map(str::to_owned));
+        if unmet.is_empty() && self.cni_conf.is_awaited() {
+            unmet.push("the CNI configuration is not written yet".to_owned());
+        }
+        Health { unmet }
+    }
+
+    /// Tells the container runtime that this node serves pods, once it does.
+    pub(super) fn keep_cni_conf(&mut self, now: Instant) {
+        let is_due = self.cni_conf.due().is_some_and(|due| due <= now);
+        if is_due || (self.cni_conf.is_awaited() && self.unmet().is_empty()) {
+            self.cni_conf.keep(now, &self.problems);
+        }
+    }
+
+    /// What hinders this node from serving pods, the CNI configuration apart.
+    fn unmet(&self) -> Vec<String> {
+        let mut unmet = Vec::new();
+        if !self.state.is_synced() {
+            let kinds: Vec<String> = self.state.waiting_for().map(|kind| format!("{kind:?}")).collect();
+            unmet.push(format!("the first list of {} has not come ({})", kinds.join(", "), self.source));
+            unmet.extend(self.objects.of_watches().map(str::to_owned));
+            return unmet;
+        }
+        unmet.extend(self.own_node_problem());
+        if !self.was_synced {
+            unmet.push("the maps do not hold the whole cluster yet: see `millrace status`".to_owned());
+        }
+        unmet.extend(self.dataplane.unattached(self.state.endpoints()));
+        unmet
+    }
+
+    /// Reports what the cluster says too little about this node, or that it says enough.
+    pub(super) fn note_own_node(&self) {
+        if !self.state.is_synced() {
+            return;
+        }
+        let subject = format!("Node {}", self.node.node_name);
+        match own_node_problem(self.state.node(&self.node.node_name)) {
+            Some(sentence) => self.problems.report(&subject, sentence),
+            None => self.problems.resolve(&subject),
+        }
+    }
+
+    fn own_node_problem(&self) -> Option<String> {
+        let name = &self.node.node_name;
+        own_node_problem(self.state.node(name)).map(|sentence| format!("Node {name}: {sentence}"))
+    }
+}
+
+fn own_node_problem(node: Option<&Node>) -> Option<&'static str> {
+    match node {
+        None => Some("there is no such object: give the name of this node's object with --node-name"),
+        Some(node) if node.pod_cidrs.is_empty() => Some(
+            "it has no spec.podCIDRs, so that its pods get no addresses: run kube-controller-manager with \
+             --allocate-node-cidrs and --cluster-cidr (kubeadm: networking.podSubnet), or set spec.podCIDR of the object; \
+             pods wait until then",
+        ),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,62 @@
+//! How flows are promoted, closed and opened again.
+use anyhow::Result;
+use dataplane_common::net::proto::TCP;
+use millrace_tests::{
+    packet::flag,
+    program::{NO_HOST, Verdict},
+};
+
+use crate::{CLASS, INTO_B, RULE, SET_B, in_both_families, syn, tcp};
+
+#[test]
+fn a_flow_is_established_by_its_third_packet_and_leaves_when_it_ends() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(0, 0, SET_B, 0)?;
+        world.programs.class(world.a, CLASS)?;
+        world.programs.allow(SET_B, CLASS, TCP, 80, RULE)?;
+        world.a_sends(world.b, syn(4000, 80))?;
+        world.b_sends(world.a, tcp(80, 4000, flag::SYN | flag::ACK))?;
+        assert_eq!(world.flows()?, (1, 0), "a SYN that was answered is not established");
+        world.a_sends(world.b, tcp(4000, 80, flag::ACK))?;
+        assert_eq!(world.flows()?, (0, 1));
+        assert_eq!(world.established()?[0].ingress_rule, RULE);
+        world.a_sends(world.b, tcp(4000, 80, flag::FIN | flag::ACK))?;
+        assert_eq!(world.flows()?, (0, 1), "half closed");
+        world.b_sends(world.a, tcp(80, 4000, flag::FIN | flag::ACK))?;
+        assert_eq!(world.flows()?, (1, 0));
+        assert_eq!(world.a_sends(world.b, tcp(4000, 80, flag::ACK))?.verdict, INTO_B, "the last ACK passes");
+        Ok(())
+    })
+}
+
+#[test]
+fn both_halves_of_a_translated_flow_are_promoted_and_closed_together() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.programs.frontend((world.vip, 80, TCP), 0, &[(world.b, 8080)], 0)?;
+        world.a_sends(world.vip, syn(4000, 80))?;
+        world.b_sends(world.a, tcp(8080, 4000, flag::SYN | flag::ACK))?;
+        assert_eq!(world.flows()?, (2, 0));
+        world.a_sends(world.vip, tcp(4000, 80, flag::ACK))?;
+        assert_eq!(world.flows()?, (0, 2));
+        world.b_sends(world.a, tcp(8080, 4000, flag::RST))?;
+        assert_eq!(world.flows()?, (2, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_syn_over_a_closed_flow_opens_a_new_one_and_chooses_again() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.programs.frontend((world.vip, 80, TCP), 0, &[(world.b, 8080)], 0)?;
+        world.a_sends(world.vip, syn(4000, 80))?;
+        world.programs.frontend((world.vip, 80, TCP), 8, &[(world.remote, 8080)], 0)?;
+        assert_eq!(
+            world.a_sends(world.vip, syn(4000, 80))?.verdict,
+            INTO_B,
+            "a repeated SYN keeps its backend"
+        );
+        world.b_sends(world.a, tcp(8080, 4000, flag::RST))?;
+        assert_eq!(world.a_sends(world.vip, syn(4000, 80))?.verdict, Verdict::Forward);
+        Ok(())
+    })
+}

@@ -1,0 +1,59 @@
+//! Delivery, forwarding, and senders that lie.
+use std::net::IpAddr;
+
+use anyhow::Result;
+use dataplane_common::verdict::DropReason;
+use millrace_tests::{
+    packet::{Network, Packet, flag, verify},
+    program::{
+        NO_HOST, Verdict,
+        fixture::{host_mac, pod_mac},
+    },
+};
+
+use crate::{INTO_A, INTO_B, in_both_families, syn, tcp, udp};
+
+#[test]
+fn a_flow_that_nothing_touches_is_delivered_and_takes_no_conntrack_entry() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        let run = world.a_sends(world.b, syn(4000, 80))?;
+        assert_eq!(run.verdict, INTO_B);
+        let packet = verify(&run.frame)?;
+        assert_eq!((packet.destination_mac, packet.source_mac), (pod_mac(2), host_mac(2)));
+        assert_eq!(world.b_sends(world.a, tcp(80, 4000, flag::SYN | flag::ACK))?.verdict, INTO_A);
+        assert_eq!(world.a_sends(world.outside, udp(4000, 53))?.verdict, Verdict::Pass);
+        assert_eq!(world.flows()?, (0, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_packet_to_another_nodes_pod_is_forwarded_with_one_hop_less() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        let run = world.a_sends(world.remote, syn(4000, 80))?;
+        assert_eq!(run.verdict, Verdict::Forward);
+        let mut sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
+        match &mut sent.network {
+            Network::V4(ip) => ip.ttl -= 1,
+            Network::V6(ip) => ip.hop_limit -= 1,
+            Network::Other { .. } => unreachable!("an IP packet"),
+        }
+        assert_eq!(verify(&run.frame)?, sent);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_cannot_pretend_to_be_another() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        let pretend = |source: IpAddr, mac| {
+            let packet = Packet::new(source, world.outside, udp(1, 2)).between(mac, host_mac(1));
+            Ok::<_, anyhow::Error>(world.programs.from_pod(world.interfaces[0], &packet)?.verdict)
+        };
+        assert_eq!(pretend(world.b, pod_mac(1))?, Verdict::Drop(DropReason::SpoofedAddress));
+        assert_eq!(pretend(world.outside, pod_mac(1))?, Verdict::Drop(DropReason::SpoofedAddress));
+        assert_eq!(pretend(world.a, pod_mac(2))?, Verdict::Drop(DropReason::SpoofedMac));
+        assert_eq!(pretend(world.a, pod_mac(1))?, Verdict::Pass);
+        Ok(())
+    })
+}
