@@ -66,11 +66,6 @@ impl Api {
         Ok(began.elapsed())
     }
 
-    /// Makes one object; returns what the server made of it.
-    pub(crate) fn create_one(&self, object: &Value) -> Result<Value> {
-        self.inside(self.send_new(object))?
-    }
-
     /// Merges a change into an object that exists; returns when the server has it.
     pub(crate) fn merge(&self, object: &Value) -> Result<()> {
         let (path, name) = (collection(object)?, name(object)?);
@@ -91,11 +86,16 @@ impl Api {
         changed.map(drop).with_context(|| format!("change {name}"))
     }
 
-    /// Makes an object unless it is there.
-    pub(crate) fn ensure(&self, object: &Value) -> Result<()> {
+    /// Makes an object unless it is there; returns what the server has.
+    pub(crate) fn ensure(&self, object: &Value) -> Result<Value> {
         match self.inside(self.send_new(object))? {
-            Err(error) if is_conflict(&error) => Ok(()),
-            result => result.map(drop),
+            Err(error) if is_conflict(&error) => {
+                let (path, name) = (collection(object)?, name(object)?);
+                let request = Request::new(path).get(name, &GetParams::default());
+                let get = self.client.request::<Value>(request.context("encode a request")?);
+                self.inside(get)?.with_context(|| format!("get {name}"))
+            }
+            result => result,
         }
     }
 

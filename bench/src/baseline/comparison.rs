@@ -34,7 +34,7 @@ pub(crate) fn compare(services: ServiceSet) -> Result<()> {
     let servers: Vec<Ipv4Addr> = (0..ENDPOINTS).map(RoutedNode::server_addr).collect();
     for backend in [Backend::IptablesLegacy, Backend::IptablesNft] {
         tools::require(backend)?;
-        let cluster = Cluster::shared(services, &servers)?;
+        let cluster = Cluster::for_routed(services)?;
         add_variants(&cluster, &servers)?;
         let mut known = service::all(services, &servers);
         known.extend([control_plane::service(), without_backends(), with_affinity(&servers)]);
@@ -136,5 +136,5 @@ fn add_variants(cluster: &Cluster, servers: &[Ipv4Addr]) -> Result<()> {
     affine["spec"]["sessionAffinity"] = json!("ClientIP");
     affine["spec"]["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 600 } });
     api.ensure(&affine)?;
-    api.ensure(&objects::slice_object(AFFINITY, "TCP", SERVER_PORT, servers))
+    api.ensure(&objects::slice_object(AFFINITY, "TCP", SERVER_PORT, servers)).map(drop)
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,7 +38,7 @@ pub(crate) struct Millrace {
     client: Arc<Pod>,
     servers: Vec<Arc<Pod>>,
     /// Tells the agent what the cluster is, in place of a directory of manifests.
-    cluster: Option<Cluster>,
+    cluster: Option<Rc<Cluster>>,
 }
 
 impl Millrace {
