@@ -15,6 +15,15 @@ impl Api {
         self.apply_objects(&objects(text)?)
     }
 
+    /// The same for objects that belong to a namespace which the text does not name.
+    pub fn apply_yaml_in(&self, namespace: &str, text: &str) -> Result<()> {
+        let mut objects = objects(text)?;
+        for object in &mut objects {
+            object.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+        }
+        self.apply_objects(&objects)
+    }
+
     /// Makes every object be as given, one after the other.
     pub(super) fn apply_objects(&self, objects: &[DynamicObject]) -> Result<()> {
         objects.iter().try_for_each(|object| {

@@ -23,6 +23,7 @@ pub mod name;
 pub mod node;
 mod options;
 pub mod place;
+mod probe;
 pub mod programs;
 pub mod proxy;
 mod ptp;

@@ -50,6 +50,15 @@ impl Programs {
         Ok(path)
     }
 
+    /// The program of test pods, which runs wherever the kernel does.
+    pub fn workload(&self) -> Result<PathBuf> {
+        let path = self.images.with_file_name("workload");
+        if !path.exists() {
+            bail!(missing(&path));
+        }
+        Ok(path)
+    }
+
     /// The archives of the images that every node gets.
     pub fn images(&self) -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(&self.images).with_context(|| missing(&self.images))?;
