@@ -40,7 +40,11 @@ impl Probe {
         if place.outlives {
             command.arg("--outlive");
         }
-        let mut process = Process::spawn(command, place)?;
+        Self::of(name, Process::spawn(command, place)?)
+    }
+
+    /// The other end of a process that obeys; its input and output must be pipes.
+    pub fn of(name: &str, mut process: Process) -> Result<Self> {
         let child = process.child_mut();
         let stdin = child.stdin.take().context("standard input is piped")?;
         let stdout = BufReader::new(child.stdout.take().context("standard output is piped")?);

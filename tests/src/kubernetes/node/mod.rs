@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1 as core;
 
 pub use self::{
-    containerd::PAUSE_IMAGE,
+    containerd::{METRICS as RUNTIME_METRICS, PAUSE_IMAGE},
     filesystem::Iptables,
     keeper::keep,
 };
@@ -259,8 +259,13 @@ impl Node {
 
     /// Where programs of the host run.
     pub fn place(&self) -> Result<Place> {
+        self.place_beside(self.keeper()?)
+    }
+
+    /// Where a program runs that joins a container's process: it sees what the container sees, and is the host's.
+    pub fn place_beside(&self, process: u32) -> Result<Place> {
         let group = format!("{}/{}", self.cluster.part_group(&self.name()), filesystem::HOST_GROUP);
-        Ok(Place::of_process(self.keeper()?, self.groups(&group)?))
+        Ok(Place::of_process(process, self.groups(&group)?))
     }
 
     fn keeper(&self) -> Result<u32> {
