@@ -23,6 +23,9 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 /// Name of the socket in the runtime directory.
 pub const SOCKET_NAME: &str = "cni.sock";
 
+/// File in the runtime directory whose time says when the agent last served, as far as the plugin saw.
+pub const SERVED_NAME: &str = "served";
+
 /// Folder, in the state directory, of the detachments that the plugin could not tell the agent.
 /// One file per attachment, holding a [`Attachment`] as JSON.
 pub const PENDING_DETACH_DIR: &str = "pending-detach";

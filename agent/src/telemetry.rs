@@ -6,10 +6,16 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
+/// What the client of the API server says of failed watches. The agent says it once, with the remedy.
+const REPEATED: &str = "kube_runtime";
+
 /// Starts logging to stderr, one readable line per event.
 pub fn start(filter: &EnvFilter) {
+    let wants_all = filter.to_string().contains(REPEATED);
+    let quiet = format!("{REPEATED}=error").parse().ok().filter(|_| !wants_all);
+    let filter = quiet.into_iter().fold(filter.clone(), EnvFilter::add_directive);
     tracing_subscriber::fmt()
-        .with_env_filter(filter.clone())
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

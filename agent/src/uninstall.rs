@@ -17,7 +17,7 @@ use crate::{
 
 /// What names begin with in the runtime and the state directory. Nothing else is deleted: a directory may have been
 /// named by mistake.
-const RUNTIME_FILES: [&str; 2] = ["cni.sock", "catalog.json"];
+const RUNTIME_FILES: [&str; 3] = [agent_api::SOCKET_NAME, agent_api::SERVED_NAME, "catalog.json"];
 const STATE_FILES: [&str; 4] = ["leases.json", "pending-detach", "manifests", "services"];
 
 /// Removes what is there. What is gone already is no error, and what fails does not keep the rest.
@@ -42,9 +42,8 @@ async fn remove(config: &Config, cut_off_pods: bool) -> Result<()> {
     if !pods.is_empty() && !cut_off_pods {
         let names: Vec<String> = pods.iter().map(shown).collect();
         bail!(
-            "{} pods use Millrace on this node: {}; drain the node and delete those that stay (of DaemonSets), or give \
+            "pods use Millrace on this node: {}; drain the node and delete those that stay (of DaemonSets), or give \
              --cut-off-pods to delete their interfaces",
-            names.len(),
             names.join(", ")
         );
     }

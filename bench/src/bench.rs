@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, rc::Rc, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    baseline, interrupt,
+    baseline,
+    case::control,
+    interrupt,
     options::Options,
     report::{Report, raw::RawData},
     rounds::{Contender, Rounds},
@@ -20,11 +22,21 @@ pub(crate) struct Bench<'a> {
     pub(crate) report: Report,
     stations: BTreeMap<Setup, Rc<Station>>,
     measured: BTreeMap<String, Rounds>,
+    /// What the cases of the control plane found; measured once.
+    pub(crate) control: Option<Rc<control::Figures>>,
 }
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(options: &'a Options, kinds: Vec<Kind>, raw: RawData, report: Report) -> Self {
-        Self { options, kinds, raw, report, stations: BTreeMap::new(), measured: BTreeMap::new() }
+        Self {
+            options,
+            kinds,
+            raw,
+            report,
+            stations: BTreeMap::new(),
+            measured: BTreeMap::new(),
+            control: None,
+        }
     }
 
     /// A system with that many services, with a policy that allows the client, and without what disturbs others.

@@ -34,7 +34,13 @@ pub(crate) struct Station {
 impl Station {
     pub(crate) fn build(setup: Setup) -> Result<Self> {
         let what = || format!("set up {} with {} services", setup.kind, setup.services.count);
-        let system = system::build(setup).with_context(what)?;
+        Self::around(system::build(setup).with_context(what)?)
+    }
+
+    /// Starts servers and a client around a system.
+    pub(crate) fn around(system: Box<dyn System>) -> Result<Self> {
+        let setup = system.setup();
+        let what = || format!("set up {} with {} services", setup.kind, setup.services.count);
         let servers = (0..ENDPOINTS)
             .map(|endpoint| {
                 let number = u8::try_from(endpoint).context("few endpoints")?;

@@ -2,7 +2,7 @@
 use std::{
     fs::File,
     os::fd::AsFd as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -18,8 +18,13 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::interrupt;
+
 /// Requests under way at once when many objects are made. More do not make the server faster.
 const AT_ONCE: usize = 64;
+
+/// How often a request under way looks whether somebody wants to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A connection to an API server, made from its own network namespace.
 pub(crate) struct Api {
@@ -30,10 +35,10 @@ pub(crate) struct Api {
 
 impl Api {
     /// Connects as the kubeconfig says.
-    pub(crate) fn open(kubeconfig: &Path, netns: PathBuf) -> Result<Self> {
+    pub(crate) fn open(kubeconfig: &Path, netns: &Path) -> Result<Self> {
         // One thread, the caller's: sockets belong to the namespace of the thread that makes them.
         let runtime = Builder::new_current_thread().enable_all().build().context("make a runtime")?;
-        let netns = File::open(&netns).with_context(|| format!("open {}", netns.display()))?;
+        let netns = File::open(netns).with_context(|| format!("open {}", netns.display()))?;
         let what = || format!("a client from {}", kubeconfig.display());
         let file = Kubeconfig::read_from(kubeconfig).with_context(what)?;
         let connect = async {
@@ -55,36 +60,56 @@ impl Api {
     /// Makes objects, many at once; returns how long that took.
     pub(crate) fn create(&self, objects: &[Value]) -> Result<Duration> {
         let began = Instant::now();
-        let requests = stream::iter(objects.iter().map(|object| self.create_one(object)));
+        let requests = stream::iter(objects.iter().map(|object| self.send_new(object)));
         let results = requests.buffer_unordered(AT_ONCE).collect::<Vec<_>>();
-        self.inside(results)?.into_iter().collect::<Result<()>>()?;
+        self.inside(results)?.into_iter().try_for_each(|result| result.map(drop))?;
         Ok(began.elapsed())
+    }
+
+    /// Makes one object; returns what the server made of it.
+    pub(crate) fn create_one(&self, object: &Value) -> Result<Value> {
+        self.inside(self.send_new(object))?
     }
 
     /// Merges a change into an object that exists; returns when the server has it.
     pub(crate) fn merge(&self, object: &Value) -> Result<()> {
         let (path, name) = (collection(object)?, name(object)?);
         let request = Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(object));
-        let send = async {
-            self.client.request::<Value>(request.context("encode a change")?).await.context("send it")
-        };
-        self.inside(send)?.map(drop).with_context(|| format!("change {name}"))
+        self.change(name, request.context("encode a change")?)
+    }
+
+    /// Merges a change into the status of an object that exists.
+    pub(crate) fn merge_status(&self, object: &Value) -> Result<()> {
+        let (path, name) = (collection(object)?, name(object)?);
+        let (parameters, change) = (PatchParams::default(), Patch::Merge(object));
+        let request = Request::new(path).patch_subresource("status", name, &parameters, &change);
+        self.change(name, request.context("encode a change")?)
+    }
+
+    fn change(&self, name: &str, request: http::Request<Vec<u8>>) -> Result<()> {
+        let changed = self.inside(self.client.request::<Value>(request))?;
+        changed.map(drop).with_context(|| format!("change {name}"))
     }
 
     /// Makes an object unless it is there.
     pub(crate) fn ensure(&self, object: &Value) -> Result<()> {
-        match self.inside(self.create_one(object))? {
+        match self.inside(self.send_new(object))? {
             Err(error) if is_conflict(&error) => Ok(()),
-            result => result,
+            result => result.map(drop),
         }
     }
 
-    /// Runs requests on a thread inside of the network namespace.
+    /// Runs requests on a thread inside of the network namespace, until they are answered or somebody wants to stop.
     fn inside<T: Send>(&self, requests: impl Future<Output = T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(self.netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-                Ok(self.runtime.block_on(requests))
+                self.runtime.block_on(async {
+                    tokio::select! {
+                        answered = requests => Ok(answered),
+                        stopped = interruption() => Err(stopped),
+                    }
+                })
             });
             match inside.join() {
                 Ok(result) => result,
@@ -93,12 +118,22 @@ impl Api {
         })
     }
 
-    async fn create_one(&self, object: &Value) -> Result<()> {
+    async fn send_new(&self, object: &Value) -> Result<Value> {
         let name = name(object)?;
         let body = serde_json::to_vec(object).context("encode an object")?;
         let request = Request::new(collection(object)?).create(&PostParams::default(), body);
         let send = self.client.request::<Value>(request.context("encode a request")?);
-        send.await.map(drop).with_context(|| format!("create {} {name}", object["kind"]))
+        send.await.with_context(|| format!("create {} {name}", object["kind"]))
+    }
+}
+
+/// Ends when somebody wants to stop.
+async fn interruption() -> anyhow::Error {
+    loop {
+        if let Err(interrupted) = interrupt::check() {
+            return interrupted;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -14,14 +14,17 @@ use super::{
     service::{self, Protocol, Service},
     tools::{self, Iptables},
 };
-use crate::system::{
-    Backend, Hygiene, objects,
-    routed::{POD_CIDR, RoutedNode},
-    services::{ENDPOINTS, SERVER_PORT, ServiceSet},
+use crate::{
+    interrupt,
+    system::{
+        Backend, Hygiene, objects,
+        routed::{POD_CIDR, RoutedNode},
+        services::{ENDPOINTS, SERVER_PORT, ServiceSet},
+    },
 };
 
 /// How long kube-proxy may take to agree.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Differences that are worth showing; more say the same.
 const SHOWN: usize = 10;
@@ -41,7 +44,7 @@ pub(crate) fn compare(services: ServiceSet) -> Result<()> {
         let real = RoutedNode::build(Hygiene::Clean)?;
         let proxy = Real::start(backend, services, &real)?;
         let generated = RoutedNode::build(Hygiene::Clean)?;
-        restore(backend, &generated, &[], |out| rules.full(known.iter(), out))?;
+        restore(backend, &generated, &[], |out| rules.full(&known, out))?;
         let count = agree(backend, &proxy, &real, &generated)?;
         println!("{backend:?}, {} services: {count} rules, all equal", known.len());
 
@@ -49,7 +52,7 @@ pub(crate) fn compare(services: ServiceSet) -> Result<()> {
         proxy.set_endpoints(changed, &[1])?;
         let before = std::mem::replace(&mut known[changed], service::numbered(changed, &servers[1..2]));
         restore(backend, &generated, &["--noflush"], |out| {
-            rules.partial(known.iter(), &before, &known[changed], out)
+            rules.partial(&known, &before, &known[changed], out)
         })?;
         let count = agree(backend, &proxy, &real, &generated)?;
         println!("{backend:?}, after service {changed} lost all but one endpoint: {count} rules, all equal");
@@ -64,7 +67,7 @@ fn agree(backend: Backend, proxy: &Real, real: &RoutedNode, generated: &RoutedNo
     let wanted = Saved::parse(&save(backend, generated)?);
     ensure!(wanted.rules() > 0, "no rules were generated");
     eventually(format!("kube-proxy with {backend:?} has the generated rules"), PATIENCE, || {
-        if let Err(ended) = proxy.require_running() {
+        if let Err(ended) = interrupt::check().and_then(|()| proxy.require_running()) {
             // Final: no later attempt can succeed.
             return Ok(Err(ended));
         }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddrV4},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -25,9 +26,10 @@ use super::{
     binaries::Binaries,
     service::{Protocol, Service},
 };
+use crate::interrupt;
 
 /// How long etcd and the API server may take.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 /// The API server's address, on the loopback interface of its namespace; nodes have a route to it.
 const ADDR: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
@@ -39,9 +41,10 @@ const TOKEN: &str = "benchmark";
 /// A running control plane. Everything goes when it is dropped.
 pub(crate) struct ControlPlane {
     api: Api,
-    api_server: Process,
-    etcd: Process,
-    cgroup: Cgroup,
+    // From here on in the order of taking down.
+    _api_server: Process,
+    _etcd: Process,
+    _cgroup: Cgroup,
     netns: Netns,
     folder: Folder,
 }
@@ -77,7 +80,7 @@ impl ControlPlane {
         keys(&path)?;
         let mut api_server = start("api-server", &path, api_server(&binaries, &path), place)?;
         fs::write(path.join("kubeconfig"), kubeconfig()).context("write a kubeconfig")?;
-        let api = Api::open(&path.join("kubeconfig"), netns.path())?;
+        let api = Api::open(&path.join("kubeconfig"), &netns.path())?;
         eventually("the API server is ready", START, || {
             if let Some(status) = api_server.ended()? {
                 let log = fs::read_to_string(path.join("api-server.log")).unwrap_or_default();
@@ -86,9 +89,12 @@ impl ControlPlane {
                 // Final: no later attempt can succeed.
                 return Ok(Err(anyhow::anyhow!("the API server ended with {status}:\n{tail}")));
             }
+            if let Err(stopped) = interrupt::check() {
+                return Ok(Err(stopped));
+            }
             api.ready().map(Ok)
         })??;
-        Ok(Self { api, api_server, etcd, cgroup, netns, folder })
+        Ok(Self { api, _api_server: api_server, _etcd: etcd, _cgroup: cgroup, netns, folder })
     }
 
     pub(crate) const fn api(&self) -> &Api {
@@ -135,7 +141,8 @@ fn start(name: &str, folder: &Path, mut command: Command, place: Place<'_>) -> R
     let path = folder.join(format!("{name}.log"));
     let log = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let errors = log.try_clone().context("duplicate a log")?;
-    command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    // Ctrl-C is for the benchmark, which ends this when it is done with it.
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     Process::spawn(command, place)
 }
 

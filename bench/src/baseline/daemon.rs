@@ -1,13 +1,13 @@
 //! The real kube-proxy as a process in a node's namespace.
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 use millrace_tests::machine::process::{Place, Process};
-use nix::sys::signal::Signal;
 
 use super::tools;
 use crate::system::{Backend, routed::POD_CIDR};
@@ -15,7 +15,7 @@ use crate::system::{Backend, routed::POD_CIDR};
 /// Name of the node in its Node object.
 pub(crate) const NODE: &str = "node";
 
-/// A running kube-proxy.
+/// A running kube-proxy. It ends when it is dropped; its rules stay.
 #[derive(Debug)]
 pub(crate) struct KubeProxy {
     process: Process,
@@ -51,7 +51,9 @@ impl KubeProxy {
             .env("XTABLES_LOCKFILE", folder.join("xtables.lock"))
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("duplicate the log")?)
-            .stderr(file);
+            .stderr(file)
+            // Ctrl-C is for the benchmark, which ends this when it is done with it.
+            .process_group(0);
         Ok(Self { process: Process::spawn(command, place)?, log })
     }
 
@@ -72,11 +74,6 @@ impl KubeProxy {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
-    }
-
-    /// Ends it; its rules stay.
-    pub(crate) fn stop(self) {
-        self.process.signal(Signal::SIGKILL);
     }
 }
 

@@ -35,7 +35,7 @@ impl Generated {
     /// Restores all rules; returns how long the program took.
     pub(crate) fn load(&self, node: &RoutedNode) -> Result<Duration> {
         let services = self.all();
-        let file = self.write(node, "full.rules", |rules, out| rules.full(services.iter(), out))?;
+        let file = self.write(node, "full.rules", |rules, out| rules.full(&services, out))?;
         self.iptables(node, &lock(node)).restore(&file, &[])
     }
 
@@ -46,7 +46,7 @@ impl Generated {
             endpoints.iter().map(|endpoint| RoutedNode::server_addr(*endpoint)).collect();
         let before = std::mem::replace(&mut services[service], service::numbered(service, &servers));
         let file = self.write(node, "partial.rules", |rules, out| {
-            rules.partial(services.iter(), &before, &services[service], out)
+            rules.partial(&services, &before, &services[service], out)
         })?;
         self.iptables(node, &lock(node)).restore(&file, &["--noflush", "--counters"])
     }

@@ -37,6 +37,11 @@ pub(crate) fn unavailable(backend: Backend) -> Option<String> {
     missing.err().map(|error| format!("{error:#}"))
 }
 
+/// Why there is no API server here, and what to do about it; `None` when there can be one.
+pub(crate) fn control_plane_unavailable() -> Option<String> {
+    binaries::Binaries::find().err().map(|error| format!("{error:#}"))
+}
+
 /// Why this size is left out unless somebody is patient; `None` when it is not.
 pub(crate) fn too_slow(backend: Backend, services: usize) -> Option<String> {
     let most = most(backend);

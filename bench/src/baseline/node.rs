@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,7 +24,7 @@ use super::{
     tools::{self, run_in},
 };
 use crate::{
-    measure,
+    interrupt, measure,
     system::{
         Backend, Footprint, Hygiene, Setup, System,
         routed::RoutedNode,
@@ -32,7 +33,7 @@ use crate::{
 };
 
 /// How long the services may take until the last one works.
-const LOADING: Duration = Duration::from_secs(1200);
+const LOADING: Duration = Duration::from_mins(20);
 
 /// How long one attempt to reach a service may take. A packet that no rule translates is lost, or refused late.
 const ATTEMPT: Duration = Duration::from_millis(5);
@@ -90,14 +91,30 @@ impl Node {
         self.generated().load(&self.routed)
     }
 
-    /// All rules, as `iptables-save` prints them.
-    pub(crate) fn saved(&self) -> Result<String> {
-        self.generated().iptables(&self.routed, &super::generated::lock(&self.routed)).save()
+    /// Removes all rules, makes them anew, and returns by how much the kernel's memory grew, in bytes.
+    pub(crate) fn memory_of_rules(&self) -> Result<u64> {
+        if let Source::Real(real) = &self.source {
+            real.stop();
+        }
+        self.clear()?;
+        let before = settled_kernel_memory()?;
+        self.load()?;
+        Ok(settled_kernel_memory()?.saturating_sub(before))
     }
 
     /// The services and rules that the sources agree about.
     fn generated(&self) -> Generated {
         Generated::new(self.backend, self.setup.services)
+    }
+
+    /// Makes the rules, which are not there; how long that took.
+    fn load(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        match &self.source {
+            Source::Generated(generated) => return generated.load(&self.routed),
+            Source::Real(real) => real.start_again(&self.routed)?,
+        }
+        Ok(self.await_last_service()?.duration_since(begun))
     }
 
     fn clear(&self) -> Result<()> {
@@ -125,10 +142,13 @@ impl Node {
         let last = ServiceSet::frontend(self.setup.services.count.saturating_sub(1));
         let client = self.routed.client_place().netns;
         eventually(format!("service {last} works"), LOADING, || {
+            // Final, both: no later attempt can succeed.
+            if let Err(stopped) = interrupt::check() {
+                return Ok(Err(stopped));
+            }
             if let Source::Real(real) = &self.source
                 && let Err(ended) = real.require_running()
             {
-                // Final: no later attempt can succeed.
                 return Ok(Err(ended));
             }
             client
@@ -170,6 +190,23 @@ fn write(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Resul
     write(&mut out)
         .and_then(|()| std::io::Write::flush(&mut out))
         .with_context(|| format!("write {}", path.display()))
+}
+
+/// The kernel's memory once nothing is being freed: rules that are removed go a while later.
+fn settled_kernel_memory() -> Result<u64> {
+    const STEP: Duration = Duration::from_millis(300);
+    const STILL: u64 = 256 * 1024;
+    let mut last = measure::memory::of_kernel()?;
+    for _ in 0..40 {
+        thread::sleep(STEP);
+        let now = measure::memory::of_kernel()?;
+        if now.abs_diff(last) < STILL {
+            return Ok(now);
+        }
+        last = now;
+    }
+    // Others allocate and free all the time: the last reading is as good as a later one.
+    Ok(last)
 }
 
 /// A listener at a server's address, unless a server has it.
@@ -249,11 +286,6 @@ impl System for Node {
             real.stop();
         }
         self.clear()?;
-        let begun = Instant::now();
-        match &self.source {
-            Source::Generated(generated) => return generated.load(&self.routed),
-            Source::Real(real) => real.start_again(&self.routed)?,
-        }
-        Ok(self.await_last_service()?.duration_since(begun))
+        self.load()
     }
 }

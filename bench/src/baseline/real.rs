@@ -1,11 +1,11 @@
 //! The real kube-proxy on a node, fed by a control plane.
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::Ipv4Addr,
     rc::{Rc, Weak},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use millrace_tests::machine::netns::Netns;
 use serde_json::{Value, json};
 
@@ -20,11 +20,11 @@ use crate::system::{
     services::{ENDPOINTS, NAMESPACE, ServiceSet},
 };
 
-/// A control plane that has a set of services, shared by all nodes that want the same.
+/// A control plane with the objects of a benchmark.
 pub(crate) struct Cluster {
-    services: ServiceSet,
-    servers: Vec<Ipv4Addr>,
     control_plane: ControlPlane,
+    /// What it was filled with.
+    filled: OnceCell<(ServiceSet, Vec<Ipv4Addr>)>,
     cabled: Cell<u8>,
 }
 
@@ -34,18 +34,32 @@ thread_local! {
 }
 
 impl Cluster {
-    /// The control plane that has these services with these servers; started and fed if there is none.
+    /// Starts a control plane that has the namespace of the benchmarks and nothing else.
+    pub(crate) fn start() -> Result<Self> {
+        let control_plane = ControlPlane::start()?;
+        control_plane.api().create(&[namespace(NAMESPACE)])?;
+        Ok(Self { control_plane, filled: OnceCell::new(), cabled: Cell::new(0) })
+    }
+
+    /// Makes all services, with these servers as their endpoints.
+    pub(crate) fn fill(&self, services: ServiceSet, servers: &[Ipv4Addr]) -> Result<()> {
+        let took = self.control_plane.api().create(&all_objects(services, servers))?;
+        eprintln!("    an API server was fed with {} services, {took:.1?}", services.count);
+        let filled = self.filled.set((services, servers.to_vec()));
+        filled.map_err(|_| anyhow!("the cluster has its services already"))
+    }
+
+    /// A control plane that has these services with these servers; one that is there already if it has them.
     pub(crate) fn shared(services: ServiceSet, servers: &[Ipv4Addr]) -> Result<Rc<Self>> {
-        let fits = |cluster: &Rc<Self>| cluster.services == services && cluster.servers == servers;
+        let fits = |cluster: &Rc<Self>| {
+            cluster.filled.get().is_some_and(|(set, with)| (*set, with.as_slice()) == (services, servers))
+        };
         let found = CLUSTERS.with_borrow(|all| all.iter().filter_map(Weak::upgrade).find(fits));
         if let Some(cluster) = found {
             return Ok(cluster);
         }
-        let control_plane = ControlPlane::start()?;
-        control_plane.api().create(&[namespace(NAMESPACE)])?;
-        control_plane.api().create(&all_objects(services, servers))?;
-        let cluster =
-            Rc::new(Self { services, servers: servers.to_vec(), control_plane, cabled: Cell::new(0) });
+        let cluster = Rc::new(Self::start()?);
+        cluster.fill(services, servers)?;
         CLUSTERS.with_borrow_mut(|all| {
             all.retain(|other| other.strong_count() > 0);
             all.push(Rc::downgrade(&cluster));
@@ -66,7 +80,8 @@ impl Cluster {
 
     /// Gives a service these endpoints; returns when the API server has it.
     pub(crate) fn set_endpoints(&self, service: usize, endpoints: &[usize]) -> Result<()> {
-        let servers: Vec<Ipv4Addr> = endpoints.iter().map(|endpoint| self.servers[*endpoint]).collect();
+        let (_, all) = self.filled.get().context("the cluster has no services yet")?;
+        let servers: Vec<Ipv4Addr> = endpoints.iter().map(|endpoint| all[*endpoint]).collect();
         self.control_plane.api().merge(&objects::slice(service, &servers))
     }
 }

@@ -27,31 +27,27 @@ impl<'a> Rules<'a> {
 
     /// Everything, for a network namespace without rules: a full synchronisation together with the jumps that
     /// kube-proxy makes before its first.
-    pub(crate) fn full<'s>(
-        &self,
-        services: impl Iterator<Item = &'s Service> + Clone,
-        out: &mut impl Write,
-    ) -> io::Result<()> {
+    pub(crate) fn full(&self, services: &[Service], out: &mut impl Write) -> io::Result<()> {
         // Empty, and costs every packet a traversal: kube-proxy's canary makes the kernel load this table.
         writeln!(out, "*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT")?;
         writeln!(out, "*filter\n:KUBE-PROXY-CANARY - [0:0]")?;
-        self.filter_chains(out)?;
+        filter_chains(out)?;
         out.write_all(FILTER_JUMPS.as_bytes())?;
-        self.filter_rules(services.clone(), out)?;
+        filter_rules(services, out)?;
         writeln!(out, "COMMIT\n*nat\n:KUBE-PROXY-CANARY - [0:0]")?;
-        self.nat_chains(out)?;
-        services.clone().try_for_each(|service| self.service_chains(service, out))?;
+        nat_chains(out)?;
+        services.iter().try_for_each(|service| service_chains(service, out))?;
         out.write_all(NAT_JUMPS.as_bytes())?;
-        self.nat_rules(services.clone(), out)?;
-        services.clone().try_for_each(|service| self.service_rules(service, out))?;
+        nat_rules(services, out)?;
+        services.iter().try_for_each(|service| self.service_rules(service, out))?;
         writeln!(out, "COMMIT")
     }
 
     /// What kube-proxy restores, without flushing, when one service changed: all of the common chains, but only the
     /// chains of this service.
-    pub(crate) fn partial<'s>(
+    pub(crate) fn partial(
         &self,
-        services: impl Iterator<Item = &'s Service> + Clone,
+        services: &[Service],
         before: &Service,
         after: &Service,
         out: &mut impl Write,
@@ -59,70 +55,16 @@ impl<'a> Rules<'a> {
         // In large clusters, chains that nobody uses any more are left for a rarer sweep.
         let gone: Vec<String> = if self.small { chains_gone(before, after) } else { Vec::new() };
         writeln!(out, "*filter")?;
-        self.filter_chains(out)?;
-        self.filter_rules(services.clone(), out)?;
+        filter_chains(out)?;
+        filter_rules(services, out)?;
         writeln!(out, "COMMIT\n*nat")?;
-        self.nat_chains(out)?;
-        self.service_chains(after, out)?;
+        nat_chains(out)?;
+        service_chains(after, out)?;
         gone.iter().try_for_each(|chain| writeln!(out, ":{chain} - [0:0]"))?;
-        self.nat_rules(services, out)?;
+        nat_rules(services, out)?;
         self.service_rules(after, out)?;
         gone.iter().try_for_each(|chain| writeln!(out, "-X {chain}"))?;
         writeln!(out, "COMMIT")
-    }
-
-    fn filter_chains(&self, out: &mut impl Write) -> io::Result<()> {
-        declare(&["SERVICES", "EXTERNAL-SERVICES", "FORWARD", "NODEPORTS", "PROXY-FIREWALL", "FIREWALL"], out)
-    }
-
-    fn filter_rules<'s>(
-        &self,
-        services: impl Iterator<Item = &'s Service>,
-        out: &mut impl Write,
-    ) -> io::Result<()> {
-        out.write_all(FILTER_RULES.as_bytes())?;
-        for service in services.filter(|service| service.backends.is_empty()) {
-            let Service { protocol, cluster_ip, port, .. } = service;
-            let (key, protocol) = (service.port_key(), protocol.lower());
-            writeln!(
-                out,
-                "-A KUBE-SERVICES -m comment --comment \"{key} has no endpoints\" -m {protocol} -p {protocol} \
-                 -d {cluster_ip} --dport {port} -j REJECT"
-            )?;
-        }
-        Ok(())
-    }
-
-    fn nat_chains(&self, out: &mut impl Write) -> io::Result<()> {
-        declare(&["SERVICES", "NODEPORTS", "POSTROUTING", "MARK-MASQ"], out)
-    }
-
-    /// The common chains, which every synchronisation writes whole; this is where each service has one rule.
-    fn nat_rules<'s>(
-        &self,
-        services: impl Iterator<Item = &'s Service>,
-        out: &mut impl Write,
-    ) -> io::Result<()> {
-        out.write_all(NAT_RULES.as_bytes())?;
-        for service in services.filter(|service| !service.backends.is_empty()) {
-            writeln!(out, "-A KUBE-SERVICES {} -j {}", addressed_to(service), service.chain())?;
-        }
-        writeln!(
-            out,
-            "-A KUBE-SERVICES -m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule \
-             in this chain\" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"
-        )
-    }
-
-    fn service_chains(&self, service: &Service, out: &mut impl Write) -> io::Result<()> {
-        if service.backends.is_empty() {
-            return Ok(());
-        }
-        writeln!(out, ":{} - [0:0]", service.chain())?;
-        service
-            .backends
-            .iter()
-            .try_for_each(|backend| writeln!(out, ":{} - [0:0]", service.backend_chain(*backend)))
     }
 
     fn service_rules(&self, service: &Service, out: &mut impl Write) -> io::Result<()> {
@@ -189,6 +131,52 @@ impl<'a> Rules<'a> {
             String::new()
         }
     }
+}
+
+fn filter_chains(out: &mut impl Write) -> io::Result<()> {
+    declare(&["SERVICES", "EXTERNAL-SERVICES", "FORWARD", "NODEPORTS", "PROXY-FIREWALL", "FIREWALL"], out)
+}
+
+fn filter_rules(services: &[Service], out: &mut impl Write) -> io::Result<()> {
+    out.write_all(FILTER_RULES.as_bytes())?;
+    for service in services.iter().filter(|service| service.backends.is_empty()) {
+        let Service { protocol, cluster_ip, port, .. } = service;
+        let (key, protocol) = (service.port_key(), protocol.lower());
+        writeln!(
+            out,
+            "-A KUBE-SERVICES -m comment --comment \"{key} has no endpoints\" -m {protocol} -p {protocol} \
+             -d {cluster_ip} --dport {port} -j REJECT"
+        )?;
+    }
+    Ok(())
+}
+
+fn nat_chains(out: &mut impl Write) -> io::Result<()> {
+    declare(&["SERVICES", "NODEPORTS", "POSTROUTING", "MARK-MASQ"], out)
+}
+
+/// The common chains, which every synchronisation writes whole; this is where each service has one rule.
+fn nat_rules(services: &[Service], out: &mut impl Write) -> io::Result<()> {
+    out.write_all(NAT_RULES.as_bytes())?;
+    for service in services.iter().filter(|service| !service.backends.is_empty()) {
+        writeln!(out, "-A KUBE-SERVICES {} -j {}", addressed_to(service), service.chain())?;
+    }
+    writeln!(
+        out,
+        "-A KUBE-SERVICES -m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule \
+         in this chain\" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"
+    )
+}
+
+fn service_chains(service: &Service, out: &mut impl Write) -> io::Result<()> {
+    if service.backends.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, ":{} - [0:0]", service.chain())?;
+    service
+        .backends
+        .iter()
+        .try_for_each(|backend| writeln!(out, ":{} - [0:0]", service.backend_chain(*backend)))
 }
 
 /// The match for packets to a service; its comment stays in clusters of every size.

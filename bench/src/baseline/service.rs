@@ -110,7 +110,9 @@ fn hash(parts: &[&str]) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     const CHARACTERS: u32 = 16;
     let mut context = digest::Context::new(&digest::SHA256);
-    parts.iter().for_each(|part| context.update(part.as_bytes()));
+    for part in parts {
+        context.update(part.as_bytes());
+    }
     let digest = context.finish();
     // 16 characters of 5 bits are the first 10 bytes.
     let bits = digest.as_ref()[..10].iter().fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));

@@ -20,6 +20,28 @@ const CALLED: [&str; 6] =
 /// Where Debian has them, beside the search path of the caller.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
 
+/// The tables that kube-proxy uses, without a rule.
+const EMPTY: &str = "\
+*mangle
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+COMMIT
+";
+
 /// A program of the machine.
 #[derive(Clone, Copy, Debug)]
 struct Needed {
@@ -121,17 +143,8 @@ impl Iptables<'_> {
 
     /// Removes all rules and chains.
     pub(crate) fn clear(&self) -> Result<()> {
-        let empty = |table: &str, chains: &[&str]| {
-            let chains: String = chains.iter().map(|chain| format!(":{chain} ACCEPT [0:0]\n")).collect();
-            format!("*{table}\n{chains}COMMIT\n")
-        };
-        let all = [
-            empty("mangle", &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]),
-            empty("filter", &["INPUT", "FORWARD", "OUTPUT"]),
-            empty("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
-        ];
         let file = self.lock.with_file_name("empty.rules");
-        fs::write(&file, all.concat()).with_context(|| format!("write {}", file.display()))?;
+        fs::write(&file, EMPTY).with_context(|| format!("write {}", file.display()))?;
         self.restore(&file, &[]).map(drop)
     }
 

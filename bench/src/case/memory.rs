@@ -1,4 +1,4 @@
-//! B12 and B13: memory of the kernel and of the programs in user space, by the number of services.
+//! B13: memory of the agent, and of kube-proxy, by the number of services.
 use anyhow::Result;
 use serde_json::json;
 
@@ -9,6 +9,7 @@ use crate::{
     system::{Footprint, Kind},
 };
 
+const CASE: &str = "B13";
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of a machine")]
@@ -17,9 +18,9 @@ fn float(bytes: u64) -> f64 {
 }
 
 /// Footprints by number of services.
-fn footprints(bench: &mut Bench<'_>, case: &'static str, kind: Kind) -> Result<Vec<(usize, Footprint)>> {
+fn footprints(bench: &mut Bench<'_>, kind: Kind) -> Result<Vec<(usize, Footprint)>> {
     let mut footprints = Vec::new();
-    for size in bench.sizes(case, kind) {
+    for size in bench.sizes(CASE, kind) {
         let footprint = bench.station(Bench::setup(kind, size))?.system().footprint()?;
         bench.raw.note(&json!({
             "measurement": "memory", "contender": kind.name(), "services": size,
@@ -30,47 +31,10 @@ fn footprints(bench: &mut Bench<'_>, case: &'static str, kind: Kind) -> Result<V
     Ok(footprints)
 }
 
-/// B12.
-pub(super) fn kernel(bench: &mut Bench<'_>) -> Result<()> {
-    const CASE: &str = "B12";
-    for kind in bench.service_kinds() {
-        let footprints = footprints(bench, CASE, kind)?;
-        let known: Vec<(usize, u64)> =
-            footprints.iter().filter_map(|(size, footprint)| Some((*size, footprint.kernel?))).collect();
-        for (size, bytes) in &known {
-            let what = format!("kernel memory: {kind}@{size}");
-            bench.report.samples(
-                CASE,
-                what,
-                Unit::Mebibytes,
-                Spread::exactly(float(*bytes) / MIB),
-                (1, None),
-            );
-        }
-        let (Some((few, least)), Some((many, most))) = (known.first(), known.last()) else { continue };
-        if few == many {
-            continue;
-        }
-        let services = f64::from(u32::try_from(many - few)?);
-        let each = Spread::exactly((float(*most) - float(*least)) / services);
-        let target = (kind == Kind::Millrace).then_some(Target::AtMost(614.0));
-        bench.report.samples(
-            CASE,
-            format!("kernel memory of a service: {kind}"),
-            Unit::Bytes,
-            each,
-            (1, target),
-        );
-    }
-    Ok(())
-}
-
-/// B13.
-pub(super) fn user(bench: &mut Bench<'_>) -> Result<()> {
-    const CASE: &str = "B13";
+pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
     let mut curves = Vec::new();
     for kind in bench.service_kinds() {
-        let footprints = footprints(bench, CASE, kind)?;
+        let footprints = footprints(bench, kind)?;
         let mut points = Vec::new();
         for (size, footprint) in footprints.iter().filter(|(_, footprint)| footprint.rss > 0) {
             let target = match (kind, size) {

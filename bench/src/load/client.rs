@@ -3,13 +3,16 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     io::{self, BufRead as _, Read as _, Write as _},
     net::{SocketAddrV4, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, IntoRawFd as _},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
+    poll::{PollFd, PollFlags, ppoll},
     sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket},
+    sys::time::TimeSpec,
     time::{ClockId, clock_gettime},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -49,11 +52,9 @@ impl Client {
         match order {
             Order::RoundTrips { target, lasting } => self.round_trips(*target, *lasting),
             Order::Connections { targets, lasting } => self.connections(targets, *lasting),
-            Order::Follow { target, server, patience } => follow(*target, *server, *patience),
+            Order::Follow { target, server, pause, patience } => follow(*target, *server, *pause, *patience),
             Order::Knock { target, patience } => knock(*target, *patience),
-            Order::KnockUntilSilent { target, silence, patience } => {
-                knock_until_silent(*target, *silence, *patience)
-            }
+            Order::KnockUntilSilent { target, patience } => knock_until_silent(*target, *patience),
         }
     }
 
@@ -160,7 +161,7 @@ fn open(target: SocketAddrV4) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn follow(target: SocketAddrV4, server: u8, patience: Duration) -> Result<Report> {
+fn follow(target: SocketAddrV4, server: u8, pause: Duration, patience: Duration) -> Result<Report> {
     let begun = Instant::now();
     let mut attempts = 0;
     let mut last = None;
@@ -172,45 +173,68 @@ fn follow(target: SocketAddrV4, server: u8, patience: Duration) -> Result<Report
             Ok((number, _)) => last = Some(format!("server {number} answered")),
             Err(error) => last = Some(error.to_string()),
         }
+        thread::sleep(pause);
     }
     bail!("{target}: server {server} did not answer within {patience:?}; last: {}", last.unwrap_or_default())
 }
 
+/// How long an answer from the next namespace may take.
+const ANSWER: Duration = Duration::from_micros(300);
+/// A single answer may be late because others had the CPU.
+const SILENT: u64 = 5;
+
 fn knock(target: SocketAddrV4, patience: Duration) -> Result<Report> {
-    // Long enough for an answer from the next namespace, also when the kernel has other work.
-    const PAUSE: Duration = Duration::from_micros(100);
-    let socket = udp(target, PAUSE)?;
+    let socket = udp(target)?;
     let begun = Instant::now();
     let mut attempts = 0;
     while begun.elapsed() < patience {
         attempts += 1;
         let at = monotonic()?;
-        // Denied datagrams may be reported as errors; the next attempt tells.
-        if socket.send(b"k").is_ok() && socket.recv(&mut [0; 8]).is_ok() {
+        if is_answered(&socket)? {
             return Ok(Report::Obeyed { at, attempts });
         }
     }
     bail!("{target}: no answer within {patience:?}")
 }
 
-fn knock_until_silent(target: SocketAddrV4, silence: Duration, patience: Duration) -> Result<Report> {
-    let socket = udp(target, silence)?;
+fn knock_until_silent(target: SocketAddrV4, patience: Duration) -> Result<Report> {
+    let socket = udp(target)?;
     let begun = Instant::now();
-    let mut attempts = 0;
+    let (mut attempts, mut silent, mut first) = (0, 0, 0);
     while begun.elapsed() < patience {
         attempts += 1;
         let at = monotonic()?;
-        if socket.send(b"k").is_err() || socket.recv(&mut [0; 8]).is_err() {
-            return Ok(Report::Obeyed { at, attempts });
+        if is_answered(&socket)? {
+            silent = 0;
+            continue;
+        }
+        silent += 1;
+        if silent == 1 {
+            first = at;
+        }
+        if silent == SILENT {
+            return Ok(Report::Obeyed { at: first, attempts });
         }
     }
     bail!("{target}: still answers after {patience:?}")
 }
 
-fn udp(target: SocketAddrV4, timeout: Duration) -> Result<UdpSocket> {
+/// Whether a datagram is answered soon. An answer that comes late is taken for the next one's.
+fn is_answered(socket: &UdpSocket) -> Result<bool> {
+    // Denied datagrams may be reported as errors.
+    if socket.send(b"k").is_err() {
+        return Ok(false);
+    }
+    // The kernel's time-outs of sockets are as coarse as its ticks; those of `ppoll` are not.
+    let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    ppoll(&mut ready, Some(TimeSpec::from_duration(ANSWER)), None).context("wait for an answer")?;
+    Ok(socket.recv(&mut [0; 8]).is_ok())
+}
+
+fn udp(target: SocketAddrV4) -> Result<UdpSocket> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("bind")?;
     socket.connect(target).with_context(|| format!("connect to {target}"))?;
-    socket.set_read_timeout(Some(timeout)).context("set a time-out")?;
+    socket.set_nonblocking(true).context("set O_NONBLOCK")?;
     Ok(socket)
 }
 

@@ -35,12 +35,13 @@ pub(crate) enum Order {
     RoundTrips { target: SocketAddrV4, lasting: Duration },
     /// Connect, request, wait for the server to close.
     Connections { targets: Targets, lasting: Duration },
-    /// Connects until a server of another number than now answers; asks without a pause.
-    Follow { target: SocketAddrV4, server: u8, patience: Duration },
+    /// Connects until the server of this number answers. Pauses after each attempt, so that whoever makes the change
+    /// has the CPUs.
+    Follow { target: SocketAddrV4, server: u8, pause: Duration, patience: Duration },
     /// Datagrams, one after the other, until one is answered.
     Knock { target: SocketAddrV4, patience: Duration },
-    /// Datagrams, one after the other, until one is not answered within `silence`.
-    KnockUntilSilent { target: SocketAddrV4, silence: Duration, patience: Duration },
+    /// Datagrams, one after the other, until they are not answered any more.
+    KnockUntilSilent { target: SocketAddrV4, patience: Duration },
 }
 
 /// What a client has to say.

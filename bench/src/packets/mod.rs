@@ -158,8 +158,8 @@ fn arrived(ebpf: &Ebpf) -> Result<u64> {
 
 impl Drop for PacketPath<'_> {
     fn drop(&mut self) {
-        // The links of `count` go with `ebpf`.
-        if let Err(error) = self.set_gro(false) {
+        // The links of `count` go with `ebpf`. Half-open flows would meet connections from the same ports.
+        if let Err(error) = self.set_gro(false).and_then(|()| self.system.forget_flows()) {
             eprintln!("restore the links of {}: {error:#}", self.system.setup().kind);
         }
     }

@@ -85,6 +85,48 @@ pub(crate) fn policy(peers: usize) -> Value {
     })
 }
 
+/// A pod of another node with a label of its own.
+pub(crate) fn remote_pod(number: usize) -> Value {
+    let offset = u32::try_from(number).expect("few pods");
+    let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 200, 0, 0).to_bits() + offset);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": NAMESPACE,
+            "name": format!("remote-{number:05}"),
+            "uid": format!("00000000-0000-4000-9000-{number:012x}"),
+            "labels": { "app": "remote", "group": group(number) },
+        },
+        "spec": { "nodeName": "elsewhere", "containers": [{ "name": "main", "image": "none" }] },
+        "status": {
+            "phase": "Running",
+            "podIP": ip,
+            "podIPs": [{ "ip": ip }],
+            "conditions": [{ "type": "Ready", "status": "True" }],
+        },
+    })
+}
+
+/// The label that tells the pods of the cluster apart.
+pub(crate) fn group(number: usize) -> String {
+    format!("g-{number:05}")
+}
+
+/// Lets pods with one label into pods with another.
+pub(crate) fn ingress_policy(name: &str, into: (&str, &str), from: (&str, &str)) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "namespace": NAMESPACE, "name": name },
+        "spec": {
+            "podSelector": { "matchLabels": { into.0: into.1 } },
+            "policyTypes": ["Ingress"],
+            "ingress": [{ "from": [{ "podSelector": { "matchLabels": { from.0: from.1 } } }] }],
+        },
+    })
+}
+
 /// An address outside of the cluster. Every second one, so that no two blocks are one.
 fn peer_addr(peer: usize) -> Ipv4Addr {
     let offset = u32::try_from(peer * 2).expect("few peers");

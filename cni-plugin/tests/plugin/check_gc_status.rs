@@ -1,3 +1,9 @@
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use agent_api::{SERVED_NAME, SOCKET_NAME};
 use serde_json::json;
 
 use crate::{fake_agent::OnAttach, node::Node};
@@ -82,6 +88,24 @@ fn status_says_whether_add_would_be_served() {
     let (node, _agent) = Node::with_agent(OnAttach::Succeed);
     node.call("STATUS").assert_success();
     assert_eq!(Node::new().call("STATUS").code(), 50);
+}
+
+#[test]
+fn an_agent_that_is_being_replaced_makes_no_node_unready() {
+    let (node, _agent) = Node::with_agent(OnAttach::Succeed);
+    node.call("STATUS").assert_success();
+    fs::remove_file(node.dir.path().join(SOCKET_NAME)).unwrap();
+    node.call("STATUS").assert_success();
+    assert_eq!(node.call("ADD").code(), 11, "what is asked for meanwhile is tried again");
+
+    let mark = fs::File::open(node.dir.path().join(SERVED_NAME)).unwrap();
+    mark.set_modified(SystemTime::now() - Duration::from_secs(61)).unwrap();
+    let answer = node.call("STATUS");
+    assert_eq!(answer.code(), 50);
+    assert!(answer.message().contains("does not answer"), "{}", answer.message());
+    // A clock that was set back is no reason to trust.
+    mark.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    assert_eq!(node.call("STATUS").code(), 50);
 }
 
 #[test]

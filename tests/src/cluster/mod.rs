@@ -116,7 +116,8 @@ impl ControlPlane {
     pub fn schedule_pod(&self, spec: &PodSpec) -> Result<String> {
         let mut state = self.state();
         state.next_uid += 1;
-        let uid = format!("00000000-0000-4000-8000-{:012x}", state.next_uid);
+        let next = state.next_uid;
+        let uid = spec.uid.clone().unwrap_or_else(|| format!("00000000-0000-4000-8000-{next:012x}"));
         let status = PodStatus { uid: uid.clone(), ..PodStatus::default() };
         state.put_pod(spec.clone(), status)?;
         Ok(uid)

@@ -46,6 +46,8 @@ pub struct PodSpec {
     pub node_name: String,
     /// Named container ports.
     pub ports: Vec<(String, Protocol, u16)>,
+    /// The UID that a real API server gave it; made up when there is none.
+    pub uid: Option<String>,
 }
 
 /// A pod, as its kubelet describes it.
@@ -91,6 +93,7 @@ impl PodSpec {
             node: 0,
             node_name: String::new(),
             ports: Vec::new(),
+            uid: None,
         }
     }
 

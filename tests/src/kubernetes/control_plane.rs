@@ -12,11 +12,13 @@ use super::{
     address::{Families, url_host},
     api::Api,
     certificates::{Authority, Subject, write},
-    component::Component,
+    component::{self, Component},
+    fabric::new_netns,
     forward,
     name::ClusterName,
     place::Place,
     programs::Programs,
+    proxy,
 };
 use crate::{eventually::eventually, machine::{cgroup, netns::Netns}};
 
@@ -88,6 +90,18 @@ impl ControlPlane {
         Ok(plane)
     }
 
+    /// Starts one without any node, in a network of its own that only this machine's loopback leads to: for callers that
+    /// need the API and nothing that runs pods. Pods are made ready by patching their status.
+    pub fn alone(cluster: &ClusterName, families: Families, extent: Extent) -> Result<(Self, Api)> {
+        let programs = Programs::find()?;
+        super::claim(cluster)?;
+        component::prepare(cluster)?;
+        let plane = Self::start(cluster, new_netns(cluster, MACHINE)?, families, extent, &programs)?;
+        let api = Api::connect(&plane.kubeconfig())?;
+        proxy::allow(&api)?;
+        Ok((plane, api))
+    }
+
     /// The control plane of a cluster that is up.
     pub fn open(
         cluster: &ClusterName,
@@ -103,6 +117,22 @@ impl ControlPlane {
             netns: Netns::open(&cluster.part(MACHINE))?,
             authority: Authority::open(&cluster.folder().join("pki"))?,
         })
+    }
+
+    #[must_use]
+    pub const fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Its programs' folder.
+    #[must_use]
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    #[must_use]
+    pub const fn families(&self) -> Families {
+        self.families
     }
 
     #[must_use]

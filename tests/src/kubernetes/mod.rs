@@ -205,7 +205,7 @@ impl Cluster {
     /// Starts kube-proxy on a node, also after it was killed; nothing where the proxy is no program of the host.
     pub fn start_proxy(&self, node: &Node) -> Result<()> {
         let Some(mode) = self.options.proxy.mode() else { return Ok(()) };
-        proxy::start_on_node(node, mode, self.options.families, &self.plane)
+        proxy::start_on_node(node, mode, &self.plane)
     }
 
     /// Takes the cluster away.
@@ -235,7 +235,7 @@ impl Cluster {
         if self.options.network == Network::Millrace {
             self.install_millrace()?;
         }
-        self.api.apply_yaml(PROXY_ROLE)?;
+        proxy::allow(&self.api)?;
         if self.nodes.is_empty() { Ok(()) } else { self.api.apply_yaml(&dns::manifest(self.options.families)) }
     }
 
@@ -246,15 +246,6 @@ impl Cluster {
         others.into_iter().try_for_each(|other| ptp::route(&netns, other, self.options.families))
     }
 }
-
-/// What kubeadm gives kube-proxy, too.
-const PROXY_ROLE: &str = r"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: kube-proxy}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: 'system:node-proxier'}
-subjects: [{kind: User, name: 'system:kube-proxy', apiGroup: rbac.authorization.k8s.io}]
-";
 
 /// `kubectl` as the administrator of a cluster.
 pub fn kubectl(programs: &Programs, name: &ClusterName) -> Result<Command> {

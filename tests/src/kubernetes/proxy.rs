@@ -5,20 +5,29 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::{
-    address::Families,
+    address::{Families, Family},
+    api::Api,
     certificates::write,
     component::Component,
     control_plane::ControlPlane,
     forward,
-    name::ClusterName,
     node::{Iptables, Node},
     place::Place,
-    programs::{IN_NODES, Programs, SEARCH_PATH},
+    programs::{IN_NODES, SEARCH_PATH},
 };
 use crate::machine::{cgroup, netns::Netns};
 
 /// Who on the API kube-proxy is.
 const USER: &str = "system:kube-proxy";
+
+/// What kubeadm gives kube-proxy, too.
+const ROLE: &str = r"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: kube-proxy}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: 'system:node-proxier'}
+subjects: [{kind: User, name: 'system:kube-proxy', apiGroup: rbac.authorization.k8s.io}]
+";
 
 /// What kube-proxy writes its rules with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +45,17 @@ impl Mode {
     }
 }
 
+/// Lets kube-proxy read what it needs.
+pub(super) fn allow(api: &Api) -> Result<()> {
+    api.apply_yaml(ROLE)
+}
+
 /// Starts kube-proxy on a node, with the back end of `iptables` that the node has.
-pub fn start_on_node(node: &Node, mode: Mode, families: Families, plane: &ControlPlane) -> Result<()> {
+pub fn start_on_node(node: &Node, mode: Mode, plane: &ControlPlane) -> Result<()> {
     let folder = node.root()?.join("etc/kubernetes");
     let kubeconfig = plane.authority().kubeconfig(&plane.server(), USER, None)?;
     write(&folder.join("kube-proxy.conf"), &kubeconfig)?;
-    let config = config(&node.name(), mode, families, Path::new("/etc/kubernetes/kube-proxy.conf"));
+    let config = config(&node.name(), mode, plane.families(), Path::new("/etc/kubernetes/kube-proxy.conf"));
     write(&folder.join("kube-proxy.yaml"), &config)?;
     let mut command = Command::new(Path::new(IN_NODES).join("kube-proxy"));
     command.arg("--config=/etc/kubernetes/kube-proxy.yaml");
@@ -51,15 +65,8 @@ pub fn start_on_node(node: &Node, mode: Mode, families: Families, plane: &Contro
 
 /// Starts kube-proxy in a network namespace that need not be on the cluster's network, as the node of this name; the
 /// object of that node must exist. The component is how to end it.
-pub fn start_in(
-    cluster: &ClusterName,
-    netns: &Netns,
-    node: &str,
-    mode: Mode,
-    families: Families,
-    plane: &ControlPlane,
-    programs: &Programs,
-) -> Result<Component> {
+pub fn start_in(netns: &Netns, node: &str, mode: Mode, plane: &ControlPlane) -> Result<Component> {
+    let cluster = plane.cluster();
     let listener = netns.run(|| TcpListener::bind("127.0.0.1:0"))?.context("listen in a namespace")?;
     let server = format!("https://{}", listener.local_addr().context("the address of a listener")?);
     forward::start(&Component::new(cluster, node, "forward"), &plane.place()?, listener)?;
@@ -73,9 +80,9 @@ pub fn start_in(
     let kubeconfig = folder.join("kube-proxy.conf");
     write(&kubeconfig, &plane.authority().kubeconfig(&server, USER, None)?)?;
     let file = folder.join("kube-proxy.yaml");
-    write(&file, &config(node, mode, families, &kubeconfig))?;
+    write(&file, &config(node, mode, plane.families(), &kubeconfig))?;
 
-    let mut command = Command::new(programs.path("kube-proxy")?);
+    let mut command = Command::new(plane.programs().path("kube-proxy")?);
     command.arg(format!("--config={}", file.display())).env_clear();
     command.env("PATH", format!("{}:{SEARCH_PATH}", links.display()));
     // The lock of `iptables` is one for the whole machine, unless it is told otherwise.
@@ -94,7 +101,7 @@ fn config(node: &str, mode: Mode, families: Families, kubeconfig: &Path) -> Stri
         "kind": "KubeProxyConfiguration",
         "mode": mode.name(),
         "hostnameOverride": node,
-        "clusterCIDR": families.list(super::address::Family::pod_cidr),
+        "clusterCIDR": families.list(Family::pod_cidr),
         "clientConnection": { "kubeconfig": kubeconfig },
         "conntrack": { "maxPerCore": 0, "min": 0 },
         "bindAddress": "0.0.0.0",

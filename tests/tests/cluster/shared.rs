@@ -48,6 +48,16 @@ pub(crate) fn in_pod(cluster: &Cluster, pod: &str, arguments: &[&str]) -> Result
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Runs a pod that serves on port 80, and waits until it is ready.
+pub(crate) fn run_pod(cluster: &Cluster, name: &str, node: &str) -> Result<Pod> {
+    cluster.api().apply_yaml(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{pod: {name}}}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: workload\n    \
+         image: localhost/millrace/workload:test\n    imagePullPolicy: Never\n    args: [serve, --tcp=80, --udp=80]\n"
+    ))?;
+    wait_for_pod(cluster, name)
+}
+
 /// Waits until a pod is ready.
 pub(crate) fn wait_for_pod(cluster: &Cluster, name: &str) -> Result<Pod> {
     cluster.api().namespaced::<Pod>("default").wait(name, "is ready", PATIENCE, |pod| {

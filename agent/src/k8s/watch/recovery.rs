@@ -111,8 +111,12 @@ impl Recovery {
             ),
             (None, None) => "the API server sent no resourceVersion; check that nothing rewrites its answers".to_owned(),
         };
-        format!("cannot {verb} {}s: {rest}; retried until it works", kind_name(self.kind))
+        format!("cannot {verb} {}: {rest}; retried until it works", plural(kind_name(self.kind)))
     }
+}
+
+fn plural(name: &str) -> String {
+    name.strip_suffix('y').map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"))
 }
 
 fn client_error(error: &watcher::Error) -> Option<&Error> {
@@ -184,6 +188,11 @@ mod tests {
         recovery.failed(&failure());
         assert!(recovery.worked().is_some());
         assert_eq!(recovery.failed(&failure()).0, Step::Continue, "counted from the last success");
+    }
+
+    #[test]
+    fn kinds_have_their_plurals() {
+        assert_eq!(["NetworkPolicy", "Pod"].map(super::plural), ["NetworkPolicies", "Pods"]);
     }
 
     #[test]

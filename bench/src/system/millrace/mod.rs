@@ -1,4 +1,6 @@
 //! Millrace: the agent on a directory of manifests, pods attached by the CNI plugin.
+mod fed;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
@@ -13,7 +15,7 @@ use millrace_tests::{
     cluster::PodSpec,
     eventually::eventually,
     machine::{netns::Netns, process::Place},
-    topology::{AgentOptions, Node, Options, Pod, Topology},
+    topology::{Node, Options, Pod, Topology},
 };
 use serde_json::Value;
 
@@ -22,7 +24,7 @@ use super::{
     routed::apply_hygiene,
     services::{ENDPOINTS, NAMESPACE, SERVICE_PORT, ServiceSet},
 };
-use crate::measure::memory;
+use crate::{baseline::real::Cluster, measure::memory};
 
 /// Objects per file, for those that never change.
 const CHUNK: usize = 1000;
@@ -34,20 +36,30 @@ pub(crate) struct Millrace {
     topology: Topology,
     client: Arc<Pod>,
     servers: Vec<Arc<Pod>>,
+    /// Tells the agent what the cluster is, in place of a directory of manifests.
+    cluster: Option<Cluster>,
 }
 
 impl Millrace {
     pub(super) fn build(setup: Setup) -> Result<Self> {
+        Self::with_pods(setup, |_, _| Ok(None))
+    }
+
+    /// Builds it with pods whose UIDs somebody else may give.
+    fn with_pods(setup: Setup, uid: impl Fn(&str, &str) -> Result<Option<String>>) -> Result<Self> {
         let topology = Topology::build(&Options { nodes: 1, ..Options::default() })?;
         topology.control_plane.apply_namespace(NAMESPACE, &[])?;
         topology.start_agents()?;
-        let pod = |name: &str, app: &str| topology.add_pod(PodSpec::new(NAMESPACE, name).label("app", app));
+        let pod = |name: &str, app: &str| {
+            let uid = uid(name, app)?;
+            topology.add_pod(PodSpec { uid, ..PodSpec::new(NAMESPACE, name).label("app", app) })
+        };
         let client = pod("client", "client")?;
         let servers = (0..ENDPOINTS)
             .map(|endpoint| pod(&format!("server{endpoint}"), "server"))
             .collect::<Result<Vec<_>>>()?;
         apply_hygiene(setup.hygiene, client.netns(), servers.iter().map(|server| server.netns()))?;
-        let system = Self { setup, topology, client, servers };
+        let system = Self { setup, topology, client, servers, cluster: None };
         if let Some(peers) = setup.policy_peers {
             system.topology.control_plane.apply(&objects::policy(peers))?;
         }
@@ -196,6 +208,9 @@ impl System for Millrace {
     }
 
     fn set_endpoints(&self, service: usize, endpoints: &[usize]) -> Result<()> {
+        if let Some(cluster) = &self.cluster {
+            return cluster.set_endpoints(service, endpoints);
+        }
         if service != self.setup.services.middle() {
             bail!("only service {} has a file of its own", self.setup.services.middle());
         }
@@ -208,7 +223,7 @@ impl System for Millrace {
         node.stop_agent()?;
         memory::empty(&self.pins(), &[MapId::FRONTENDS_V4])?;
         let begun = Instant::now();
-        node.spawn_agent(&AgentOptions::default())?;
+        node.spawn_agent(&self.agent_options())?;
         self.await_services(begun + LOADING)?;
         Ok(begun.elapsed())
     }
