@@ -41,7 +41,8 @@ impl Api {
         let types = object.types.as_ref().context("an object without apiVersion and kind")?;
         let kind = GroupVersionKind::try_from(types).with_context(|| described(object))?;
         let found = self.run(pinned_kind(&self.client(), &kind));
-        let (resource, abilities) = found.with_context(|| format!("look up the kind of {}", described(object)))?;
+        let (resource, abilities) =
+            found.with_context(|| format!("look up the kind of {}", described(object)))?;
         let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
         let api = match abilities.scope {
             Scope::Namespaced => kube::Api::namespaced_with(self.client(), namespace, &resource),

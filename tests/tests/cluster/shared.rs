@@ -1,18 +1,12 @@
 //! The cluster that the tests share, and pods in it.
-use std::{
-    process::Stdio,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{process::Stdio, sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
-use millrace_tests::kubernetes::{
-    Cluster, ClusterName, Iptables, Network, Options, Proxy, guard::Guard,
-};
+use millrace_tests::kubernetes::{Cluster, ClusterName, Iptables, Network, Options, Proxy, guard::Guard};
 
 /// How long a pod may take to run, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A name that no other run has.
 pub(crate) fn own_name(part: &str) -> ClusterName {
@@ -26,11 +20,8 @@ pub(crate) fn reference() -> &'static Cluster {
     let make = || -> Result<(Cluster, Guard)> {
         let name = own_name("ref");
         let guard = Guard::set(&name)?;
-        let options = Options {
-            proxy: Proxy::Iptables(Iptables::Nft),
-            network: Network::Ptp,
-            ..Options::default()
-        };
+        let options =
+            Options { proxy: Proxy::Iptables(Iptables::Nft), network: Network::Ptp, ..Options::default() };
         let cluster = Cluster::up(&name, &options, &|step| eprintln!("{name}: {step}"))?;
         Ok((cluster, guard))
     };
