@@ -29,6 +29,16 @@ pub const API_PORT: u16 = 6443;
 /// How long the API server may take to be ready, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// One note of each request of the agents, when it is answered: a watch when it begins.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, users: ['system:serviceaccount:kube-system:millrace']}
+- {level: None}
+";
+
 /// How much of the control plane runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -181,8 +191,16 @@ impl ControlPlane {
             format!("--service-cluster-ip-range={}", families.list(Family::service_cidr)),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
+            format!("--audit-policy-file={}", file("audit.yaml")),
+            format!("--audit-log-path={}", self.audit_log().display()),
         ]);
         self.component("kube-apiserver").start(&self.place()?, command)
+    }
+
+    /// Where the API server notes what Millrace asks of it, a line of JSON for each request.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.cluster.folder().join("logs/audit.log")
     }
 
     /// Waits until the API server says that it is ready.
@@ -221,7 +239,8 @@ impl ControlPlane {
         self.component("etcd").start(&self.place()?, command)
     }
 
-    fn start_controllers(&self) -> Result<()> {
+    /// Starts controllers and scheduler, also after they were killed.
+    pub fn start_controllers(&self) -> Result<()> {
         if self.extent == Extent::Api {
             return Ok(());
         }
@@ -249,8 +268,9 @@ impl ControlPlane {
         self.component("kube-scheduler").start(&self.place()?, command)
     }
 
-    /// Certificates and kubeconfigs of the control plane's own programs, and the administrator's.
+    /// Certificates and kubeconfigs of the control plane's own programs, the administrator's, and what is noted.
     fn write_credentials(&self) -> Result<()> {
+        write(&self.authority.folder().join("audit.yaml"), AUDIT_POLICY)?;
         let families = self.families.each().iter();
         let addresses: Vec<_> = families
             .flat_map(|family| [family.control_plane(), family.api_service()])

@@ -1,11 +1,17 @@
 //! Millrace in a cluster, installed with the manifests and the image that users get.
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::apps::v1::DaemonSet;
-use serde_json::json;
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
+use serde_json::{Value, json};
 
-use super::{Cluster, manifest, ready::PATIENCE};
+use super::{Cluster, Node, manifest, ready::{PATIENCE, is_ready_pod}};
+use crate::{eventually::eventually, machine::binaries::binary};
 
 /// What `deploy/` installs.
 const MANIFEST: &str = include_str!("../../../deploy/manifests/millrace.yaml");
@@ -13,6 +19,9 @@ const MANIFEST: &str = include_str!("../../../deploy/manifests/millrace.yaml");
 /// Where the manifest puts everything, and the name of each object.
 pub const NAMESPACE: &str = "kube-system";
 pub const NAME: &str = "millrace";
+
+/// Chooses the agents' pods.
+const LABELS: &str = "app.kubernetes.io/name=millrace";
 
 /// The setting that the manifest leaves to the user, because no cluster's address is another's.
 const API_SERVER: &str = "MILLRACE_API_SERVER";
@@ -42,6 +51,55 @@ impl Cluster {
             })
         })
         .map(drop)
+    }
+}
+
+/// The agents' pods, by the name of their node.
+pub type Agents = BTreeMap<String, Pod>;
+
+impl Cluster {
+    /// The agents' pods that are there, ready or not.
+    pub fn agents(&self) -> Result<Agents> {
+        let pods = self.api().namespaced::<Pod>(NAMESPACE).list(LABELS)?;
+        let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        Ok(pods.into_iter().filter_map(|pod| Some((node(&pod)?, pod))).collect())
+    }
+
+    /// Waits until every node has an agent that is ready and none of those in `earlier`.
+    pub fn wait_for_other_agents(&self, earlier: &Agents) -> Result<Agents> {
+        let old: Vec<_> = earlier.values().map(|pod| &pod.metadata.uid).collect();
+        eventually("other agents are ready", PATIENCE, || {
+            let agents = self.agents()?;
+            ensure!(agents.len() == self.nodes().len(), "agents on {:?}", agents.keys());
+            for (node, pod) in &agents {
+                ensure!(!old.contains(&&pod.metadata.uid), "{node} has its earlier agent");
+                ensure!(is_ready_pod(pod), "the agent of {node} is not ready: {:?}", conditions(pod));
+            }
+            Ok(agents)
+        })
+    }
+}
+
+/// Which conditions of a pod hold.
+fn conditions(pod: &Pod) -> Vec<String> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.map(|condition| format!("{}={}", condition.type_, condition.status)).collect()
+}
+
+impl Node {
+    /// What the command line tells of this node, as JSON, with or without an agent.
+    pub fn millrace(&self, arguments: &[&str]) -> Result<Value> {
+        // The node sees its own folder, and not always that of the build.
+        let copy = self.folder().join("tmp/millrace");
+        if !copy.exists() {
+            fs::copy(binary("millrace")?, &copy).with_context(|| format!("write {}", copy.display()))?;
+        }
+        let mut command = Command::new("/tmp/millrace");
+        command.args(["--output", "json"]).args(arguments);
+        let output = self.run(command)?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("millrace {arguments:?} on {}: {}", self.name(), message.trim()))
     }
 }
 

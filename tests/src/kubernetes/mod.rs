@@ -9,6 +9,7 @@
 //! when its maker was killed half way.
 pub mod address;
 pub mod api;
+pub mod audit;
 pub mod certificates;
 pub mod component;
 pub mod control_plane;
@@ -17,17 +18,20 @@ pub mod down;
 pub mod fabric;
 pub mod forward;
 pub mod guard;
+pub mod inventory;
 mod manifest;
 pub mod millrace;
 pub mod name;
 pub mod node;
+pub mod metrics;
 mod options;
 pub mod place;
+pub mod pod;
 mod probe;
 pub mod programs;
 pub mod proxy;
 mod ptp;
-mod ready;
+pub mod ready;
 
 use std::{
     fs,

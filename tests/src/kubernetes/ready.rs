@@ -50,6 +50,15 @@ fn is_ready(node: &core::Node) -> bool {
     })
 }
 
+/// Whether a pod is ready.
+#[must_use]
+pub fn is_ready_pod(pod: &core::Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    })
+}
+
 fn is_complete(deployment: &Deployment) -> bool {
     let Some(status) = &deployment.status else { return false };
     let wanted = deployment.spec.replicas.unwrap_or(1);

@@ -55,9 +55,11 @@ impl Process {
         Ok(Self { child })
     }
 
-    /// Starts a command where it says itself.
-    pub fn of(command: Command) -> Result<Self> {
+    /// Starts a command that enters its place by itself. It ends with this process.
+    pub fn start(mut command: Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
+        // SAFETY: between fork and exec `end_with_parent` makes only a system call.
+        unsafe { command.pre_exec(end_with_parent) };
         let child = spawn_from_lasting_thread(command).with_context(|| format!("start {program}"))?;
         Ok(Self { child })
     }
@@ -118,10 +120,14 @@ fn enter(netns: &File, procs: &File, outlives: bool, capabilities: Option<&[u8]>
         // SAFETY: a system call without pointers.
         check(unsafe { libc::setsid() })
     } else {
-        // Ends with its parent, also when the parent is killed.
-        // SAFETY: a system call without pointers.
-        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
+        end_with_parent()
     }
+}
+
+/// Makes the calling process end with its parent, also when the parent is killed.
+fn end_with_parent() -> io::Result<()> {
+    // SAFETY: a system call without pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
 }
 
 /// Removes all other capabilities from the bounding set, so that exec does not give them to root.

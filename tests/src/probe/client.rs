@@ -40,16 +40,17 @@ impl Probe {
         if place.outlives {
             command.arg("--outlive");
         }
-        Self::over(name, Process::spawn(command, place)?)
+        Self::of(name, Process::spawn(command, place)?)
     }
 
     /// Starts a command that leads to a process which obeys, wherever that is.
     pub fn through(name: &str, mut command: std::process::Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self::over(name, Process::of(command)?)
+        Self::of(name, Process::start(command)?)
     }
 
-    fn over(name: &str, mut process: Process) -> Result<Self> {
+    /// The other end of a process that obeys; its input and output must be pipes.
+    pub fn of(name: &str, mut process: Process) -> Result<Self> {
         let child = process.child_mut();
         let stdin = child.stdin.take().context("standard input is piped")?;
         let stdout = BufReader::new(child.stdout.take().context("standard output is piped")?);

@@ -1,7 +1,10 @@
 //! A real cluster: API server, kubelets, containers. One cluster serves all tests of this target that only use it;
 //! a test that takes one apart makes its own.
+mod agent;
 mod alone;
+mod api_server;
 mod bad_input;
+mod bad_nodes;
 mod chart;
 mod disruption;
 mod families;
@@ -10,10 +13,16 @@ mod ground;
 mod install;
 mod interrupted;
 mod latency;
+mod node;
+mod own;
 mod policy;
 mod probes;
+mod proxy_switch;
 mod rbac;
 mod reference;
+mod rest;
 mod rolling;
+mod scale;
 mod services;
 mod shared;
+mod stage;

@@ -12,8 +12,12 @@ pub(super) const CONFIG: &str = "/etc/containerd/config.toml";
 /// The image of the process that holds a pod's namespaces.
 pub const PAUSE_IMAGE: &str = "localhost/millrace/pause:test";
 
+/// Where it tells how long things took, inside the node.
+pub const METRICS: (std::net::Ipv4Addr, u16) = (std::net::Ipv4Addr::LOCALHOST, 1338);
+
 /// The configuration: defaults, apart from what this machine's limits forbid.
 pub(super) fn config() -> String {
+    let (metrics, metrics_port) = METRICS;
     format!(
         r#"version = 3
 root = "/var/lib/containerd"
@@ -23,6 +27,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.blockfile", "io.containerd.sna
 
 [grpc]
 address = "{SOCKET}"
+
+[metrics]
+address = "{metrics}:{metrics_port}"
 
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "overlayfs"

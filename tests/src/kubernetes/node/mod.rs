@@ -16,7 +16,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1 as core;
 
-pub use self::{containerd::PAUSE_IMAGE, filesystem::Iptables, keeper::keep};
+pub use self::{
+    containerd::{METRICS as RUNTIME_METRICS, PAUSE_IMAGE},
+    filesystem::Iptables,
+    keeper::keep,
+};
 use super::{
     address::{Families, Family},
     certificates::{Authority, Subject, write},
@@ -270,8 +274,13 @@ impl Node {
 
     /// Where programs of the host run.
     pub fn place(&self) -> Result<Place> {
+        self.place_beside(self.keeper()?)
+    }
+
+    /// Where a program runs that joins a container's process: it sees what the container sees, and is the host's.
+    pub fn place_beside(&self, process: u32) -> Result<Place> {
         let group = format!("{}/{}", self.cluster.part_group(&self.name()), filesystem::HOST_GROUP);
-        Ok(Place::of_process(self.keeper()?, groups(&group)?))
+        Ok(Place::of_process(process, groups(&group)?))
     }
 
     fn keeper(&self) -> Result<u32> {

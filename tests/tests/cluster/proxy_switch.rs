@@ -1,0 +1,116 @@
+//! The services of a node move from Millrace to a real kube-proxy and back, as docs/install.md says, while they are
+//! used. Those of the other node stay where they are.
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use millrace_tests::{
+    eventually::eventually,
+    kubernetes::{Cluster, Iptables, Node, programs::IN_NODES, proxy},
+};
+use serde_json::json;
+
+use crate::{
+    own::alone,
+    shared::PATIENCE,
+    stage::{Stage, service},
+};
+
+const NODE: &str = "node-1";
+
+#[test]
+fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
+    alone(|cluster| {
+        let node = cluster.node(NODE)?;
+        translated_by(node, "millrace")?;
+
+        let stage = Stage::set(cluster)?;
+        stage.begin()?;
+        leave_services_to(cluster, node, "both")?;
+        start_kube_proxy(cluster, node)?;
+        stage.goes_on()?;
+        leave_services_to(cluster, node, "kube-proxy")?;
+        stage.end("Millrace to kube-proxy")?;
+
+        let stage = Stage::set(cluster)?;
+        stage.begin()?;
+        let through = packets_through_kube_proxy(cluster, node)?;
+        stage.goes_on()?;
+        let now = packets_through_kube_proxy(cluster, node)?;
+        ensure!(now > through, "kube-proxy translates nothing: {through} packets, then {now}");
+        leave_services_to(cluster, node, "both")?;
+        stage.end("kube-proxy to both")?;
+
+        // Connections that kube-proxy began are over.
+        let stage = Stage::set(cluster)?;
+        stage.begin()?;
+        stop_kube_proxy(node)?;
+        stage.goes_on()?;
+        leave_services_to(cluster, node, "millrace")?;
+        stage.end("both to Millrace")?;
+        label(cluster, None)
+    })
+}
+
+/// Labels the node, and waits until its agent has followed.
+fn leave_services_to(cluster: &Cluster, node: &Node, who: &str) -> Result<()> {
+    label(cluster, Some(who))?;
+    translated_by(node, who)
+}
+
+fn label(cluster: &Cluster, who: Option<&str>) -> Result<()> {
+    let patch = json!({ "metadata": { "labels": { "millrace.io/services": who } } });
+    cluster.api().cluster_wide::<NodeObject>().patch(NODE, &patch).map(drop)
+}
+
+fn translated_by(node: &Node, who: &str) -> Result<()> {
+    eventually(format!("{who} translates on {NODE}"), PATIENCE, || {
+        let status = node.millrace(&["status"])?;
+        let agent = &status["agent"];
+        ensure!(agent["services_by"] == who, "it is {}: {}", agent["services_by"], agent["problems"]);
+        Ok(())
+    })
+}
+
+/// Starts kube-proxy, and waits until it has the stage's services.
+fn start_kube_proxy(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mode = proxy::Mode::Iptables(Iptables::Nft);
+    proxy::start_on_node(node, mode, cluster.options().families, cluster.plane())?;
+    eventually("kube-proxy has written its rules", PATIENCE, || {
+        node.component("kube-proxy").check_runs()?;
+        packets_through_kube_proxy(cluster, node).map(drop)
+    })
+}
+
+/// Ends kube-proxy and removes its rules.
+fn stop_kube_proxy(node: &Node) -> Result<()> {
+    node.component("kube-proxy").stop()?;
+    let mut cleanup = Command::new(Path::new(IN_NODES).join("kube-proxy"));
+    cleanup.arg("--cleanup");
+    let output = node.run(cleanup)?;
+    ensure!(output.status.success(), "kube-proxy --cleanup: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(!rules(node)?.contains("KUBE-SVC-"), "rules are left");
+    Ok(())
+}
+
+/// How many packets met kube-proxy's rules of the stage's service.
+fn packets_through_kube_proxy(cluster: &Cluster, node: &Node) -> Result<u64> {
+    let address = format!("-d {}/32", service(cluster, "stage")?);
+    let rules = rules(node)?;
+    let lines = rules.lines().filter(|line| line.contains(&address) && line.contains("-j KUBE-SVC-"));
+    let packets = lines.map(|line| {
+        let counter = line.strip_prefix('[').and_then(|line| line.split_once(':'));
+        counter.and_then(|(packets, _)| packets.parse::<u64>().ok()).with_context(|| format!("a counter: {line}"))
+    });
+    let packets: Vec<u64> = packets.collect::<Result<_>>()?;
+    ensure!(packets.len() == 2, "rules for {} of 2 ports", packets.len());
+    Ok(packets.iter().sum())
+}
+
+fn rules(node: &Node) -> Result<String> {
+    let mut save = Command::new("iptables-save");
+    save.args(["-c", "-t", "nat"]);
+    let output = node.run(save)?;
+    ensure!(output.status.success(), "iptables-save: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
