@@ -18,8 +18,13 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::interrupt;
+
 /// Requests under way at once when many objects are made. More do not make the server faster.
 const AT_ONCE: usize = 64;
+
+/// How often a request under way looks whether somebody wants to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A connection to an API server, made from its own network namespace.
 pub(crate) struct Api {
@@ -61,11 +66,6 @@ impl Api {
         Ok(began.elapsed())
     }
 
-    /// Makes one object; returns what the server made of it.
-    pub(crate) fn create_one(&self, object: &Value) -> Result<Value> {
-        self.inside(self.send_new(object))?
-    }
-
     /// Merges a change into an object that exists; returns when the server has it.
     pub(crate) fn merge(&self, object: &Value) -> Result<()> {
         let (path, name) = (collection(object)?, name(object)?);
@@ -86,20 +86,30 @@ impl Api {
         changed.map(drop).with_context(|| format!("change {name}"))
     }
 
-    /// Makes an object unless it is there.
-    pub(crate) fn ensure(&self, object: &Value) -> Result<()> {
+    /// Makes an object unless it is there; returns what the server has.
+    pub(crate) fn ensure(&self, object: &Value) -> Result<Value> {
         match self.inside(self.send_new(object))? {
-            Err(error) if is_conflict(&error) => Ok(()),
-            result => result.map(drop),
+            Err(error) if is_conflict(&error) => {
+                let (path, name) = (collection(object)?, name(object)?);
+                let request = Request::new(path).get(name, &GetParams::default());
+                let get = self.client.request::<Value>(request.context("encode a request")?);
+                self.inside(get)?.with_context(|| format!("get {name}"))
+            }
+            result => result,
         }
     }
 
-    /// Runs requests on a thread inside of the network namespace.
+    /// Runs requests on a thread inside of the network namespace, until they are answered or somebody wants to stop.
     fn inside<T: Send>(&self, requests: impl Future<Output = T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(self.netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-                Ok(self.runtime.block_on(requests))
+                self.runtime.block_on(async {
+                    tokio::select! {
+                        answered = requests => Ok(answered),
+                        stopped = interruption() => Err(stopped),
+                    }
+                })
             });
             match inside.join() {
                 Ok(result) => result,
@@ -114,6 +124,16 @@ impl Api {
         let request = Request::new(collection(object)?).create(&PostParams::default(), body);
         let send = self.client.request::<Value>(request.context("encode a request")?);
         send.await.with_context(|| format!("create {} {name}", object["kind"]))
+    }
+}
+
+/// Ends when somebody wants to stop.
+async fn interruption() -> anyhow::Error {
+    loop {
+        if let Err(interrupted) = interrupt::check() {
+            return interrupted;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -14,10 +14,13 @@ use super::{
     service::{self, Protocol, Service},
     tools::{self, Iptables},
 };
-use crate::system::{
-    Backend, Hygiene, objects,
-    routed::{POD_CIDR, RoutedNode},
-    services::{ENDPOINTS, SERVER_PORT, ServiceSet},
+use crate::{
+    interrupt,
+    system::{
+        Backend, Hygiene, objects,
+        routed::{POD_CIDR, RoutedNode},
+        services::{ENDPOINTS, SERVER_PORT, ServiceSet},
+    },
 };
 
 /// How long kube-proxy may take to agree.
@@ -31,7 +34,7 @@ pub(crate) fn compare(services: ServiceSet) -> Result<()> {
     let servers: Vec<Ipv4Addr> = (0..ENDPOINTS).map(RoutedNode::server_addr).collect();
     for backend in [Backend::IptablesLegacy, Backend::IptablesNft] {
         tools::require(backend)?;
-        let cluster = Cluster::shared(services, &servers)?;
+        let cluster = Cluster::for_routed(services)?;
         add_variants(&cluster, &servers)?;
         let mut known = service::all(services, &servers);
         known.extend([control_plane::service(), without_backends(), with_affinity(&servers)]);
@@ -64,7 +67,7 @@ fn agree(backend: Backend, proxy: &Real, real: &RoutedNode, generated: &RoutedNo
     let wanted = Saved::parse(&save(backend, generated)?);
     ensure!(wanted.rules() > 0, "no rules were generated");
     eventually(format!("kube-proxy with {backend:?} has the generated rules"), PATIENCE, || {
-        if let Err(ended) = proxy.require_running() {
+        if let Err(ended) = interrupt::check().and_then(|()| proxy.require_running()) {
             // Final: no later attempt can succeed.
             return Ok(Err(ended));
         }
@@ -133,5 +136,5 @@ fn add_variants(cluster: &Cluster, servers: &[Ipv4Addr]) -> Result<()> {
     affine["spec"]["sessionAffinity"] = json!("ClientIP");
     affine["spec"]["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 600 } });
     api.ensure(&affine)?;
-    api.ensure(&objects::slice_object(AFFINITY, "TCP", SERVER_PORT, servers))
+    api.ensure(&objects::slice_object(AFFINITY, "TCP", SERVER_PORT, servers)).map(drop)
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddrV4},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -25,6 +26,7 @@ use super::{
     binaries::Binaries,
     service::{Protocol, Service},
 };
+use crate::interrupt;
 
 /// How long etcd and the API server may take.
 const START: Duration = Duration::from_mins(2);
@@ -87,6 +89,9 @@ impl ControlPlane {
                 // Final: no later attempt can succeed.
                 return Ok(Err(anyhow::anyhow!("the API server ended with {status}:\n{tail}")));
             }
+            if let Err(stopped) = interrupt::check() {
+                return Ok(Err(stopped));
+            }
             api.ready().map(Ok)
         })??;
         Ok(Self { api, _api_server: api_server, _etcd: etcd, _cgroup: cgroup, netns, folder })
@@ -136,7 +141,8 @@ fn start(name: &str, folder: &Path, mut command: Command, place: Place<'_>) -> R
     let path = folder.join(format!("{name}.log"));
     let log = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let errors = log.try_clone().context("duplicate a log")?;
-    command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    // Ctrl-C is for the benchmark, which ends this when it is done with it.
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     Process::spawn(command, place)
 }
 

@@ -1,6 +1,7 @@
 //! The real kube-proxy as a process in a node's namespace.
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -50,7 +51,9 @@ impl KubeProxy {
             .env("XTABLES_LOCKFILE", folder.join("xtables.lock"))
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("duplicate the log")?)
-            .stderr(file);
+            .stderr(file)
+            // Ctrl-C is for the benchmark, which ends this when it is done with it.
+            .process_group(0);
         Ok(Self { process: Process::spawn(command, place)?, log })
     }
 

@@ -1,6 +1,6 @@
 //! A routed node that kube-proxy, or its rules, program.
 use std::{
-    fs::{self, File},
+    fs::File,
     io::BufWriter,
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
@@ -24,7 +24,7 @@ use super::{
     tools::{self, run_in},
 };
 use crate::{
-    measure,
+    interrupt, measure,
     system::{
         Backend, Footprint, Hygiene, Setup, System,
         routed::RoutedNode,
@@ -142,10 +142,13 @@ impl Node {
         let last = ServiceSet::frontend(self.setup.services.count.saturating_sub(1));
         let client = self.routed.client_place().netns;
         eventually(format!("service {last} works"), LOADING, || {
+            // Final, both: no later attempt can succeed.
+            if let Err(stopped) = interrupt::check() {
+                return Ok(Err(stopped));
+            }
             if let Source::Real(real) = &self.source
                 && let Err(ended) = real.require_running()
             {
-                // Final: no later attempt can succeed.
                 return Ok(Err(ended));
             }
             client
@@ -251,13 +254,6 @@ impl System for Node {
         let mut flush = Command::new(conntrack);
         flush.arg("-F").stdin(Stdio::null());
         run_in(self.routed.node(), flush).map(drop)
-    }
-
-    fn flows(&self) -> Result<usize> {
-        let path = "/proc/sys/net/netfilter/nf_conntrack_count";
-        let text =
-            self.routed.node().run(|| fs::read_to_string(path))?.with_context(|| format!("read {path}"))?;
-        text.trim().parse().with_context(|| format!("{path}: {text:?} is no number"))
     }
 
     fn footprint(&self) -> Result<Footprint> {

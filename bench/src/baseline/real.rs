@@ -35,21 +35,22 @@ thread_local! {
 
 impl Cluster {
     /// Starts a control plane that has the namespace of the benchmarks and nothing else.
-    pub(crate) fn start() -> Result<Self> {
+    fn start() -> Result<Self> {
         let control_plane = ControlPlane::start()?;
         control_plane.api().create(&[namespace(NAMESPACE)])?;
         Ok(Self { control_plane, filled: OnceCell::new(), cabled: Cell::new(0) })
     }
 
     /// Makes all services, with these servers as their endpoints.
-    pub(crate) fn fill(&self, services: ServiceSet, servers: &[Ipv4Addr]) -> Result<()> {
-        self.control_plane.api().create(&all_objects(services, servers))?;
+    fn fill(&self, services: ServiceSet, servers: &[Ipv4Addr]) -> Result<()> {
+        let took = self.control_plane.api().create(&all_objects(services, servers))?;
+        eprintln!("    an API server was fed with {} services, {took:.1?}", services.count);
         let filled = self.filled.set((services, servers.to_vec()));
         filled.map_err(|_| anyhow!("the cluster has its services already"))
     }
 
     /// A control plane that has these services with these servers; one that is there already if it has them.
-    pub(crate) fn shared(services: ServiceSet, servers: &[Ipv4Addr]) -> Result<Rc<Self>> {
+    fn shared(services: ServiceSet, servers: &[Ipv4Addr]) -> Result<Rc<Self>> {
         let fits = |cluster: &Rc<Self>| {
             cluster.filled.get().is_some_and(|(set, with)| (*set, with.as_slice()) == (services, servers))
         };
@@ -64,6 +65,12 @@ impl Cluster {
             all.push(Rc::downgrade(&cluster));
         });
         Ok(cluster)
+    }
+
+    /// The control plane whose services have the servers of routed nodes.
+    pub(crate) fn for_routed(services: ServiceSet) -> Result<Rc<Self>> {
+        let servers: Vec<Ipv4Addr> = (0..ENDPOINTS).map(RoutedNode::server_addr).collect();
+        Self::shared(services, &servers)
     }
 
     pub(crate) const fn control_plane(&self) -> &ControlPlane {
@@ -104,8 +111,7 @@ pub(crate) struct Real {
 
 impl Real {
     pub(crate) fn start(backend: Backend, services: ServiceSet, node: &RoutedNode) -> Result<Self> {
-        let servers: Vec<Ipv4Addr> = (0..ENDPOINTS).map(RoutedNode::server_addr).collect();
-        let cluster = Cluster::shared(services, &servers)?;
+        let cluster = Cluster::for_routed(services)?;
         cluster.cable(node.node())?;
         let known = json!({
             "apiVersion": "v1",

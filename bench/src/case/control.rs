@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::{
-    baseline::{self, Node, Origin, Peers},
+    baseline::{self, Node, Origin, Peers, real::Cluster},
     bench::Bench,
     interrupt,
     load::{
@@ -183,10 +183,18 @@ fn measured(bench: &mut Bench<'_>) -> Result<Rc<Figures>> {
     // Idle systems would take part in the work.
     bench.retain(|_| false);
     let mut figures = Figures::default();
-    for kind in bench.service_kinds() {
-        for size in bench.sizes("B7", kind) {
-            let setup = Setup { policy_peers: None, ..Bench::setup(kind, size) };
-            measure(bench, &mut figures, setup)?;
+    let kinds: Vec<(Kind, Vec<usize>)> =
+        bench.service_kinds().into_iter().map(|kind| (kind, bench.sizes("B7", kind))).collect();
+    for size in bench.options.sizes() {
+        let measured: Vec<Kind> =
+            kinds.iter().filter(|(_, sizes)| sizes.contains(&size)).map(|(kind, _)| *kind).collect();
+        // Fed once and kept until the last that wants it is done.
+        let _cluster = match baseline::control_plane_unavailable() {
+            None if !measured.is_empty() => Some(Cluster::for_routed(ServiceSet { count: size })?),
+            None | Some(_) => None,
+        };
+        for kind in measured {
+            measure(bench, &mut figures, Setup { policy_peers: None, ..Bench::setup(kind, size) })?;
         }
     }
     let figures = Rc::new(figures);

@@ -12,12 +12,13 @@ use millrace_tests::machine::{
 
 use super::{Hygiene, services::ENDPOINTS};
 
-/// What pods route to, on the node's side of every pod's link.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 1);
+/// What pods route to, on the node's side of every pod's link. The pods' addresses follow it, and are those of
+/// Millrace's pods: one API server can serve both kinds of nodes.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 /// The node's own address.
 pub(crate) const NODE_ADDR: Ipv4Addr = Ipv4Addr::new(192, 168, 78, 11);
 /// All pods are inside of it.
-pub(crate) const POD_CIDR: &str = "10.244.9.0/24";
+pub(crate) const POD_CIDR: &str = "10.244.1.0/24";
 
 /// The namespaces of a routed node. Everything goes when it is dropped.
 #[derive(Debug)]
@@ -56,10 +57,6 @@ impl RoutedNode {
 
     pub(crate) const fn node(&self) -> &Netns {
         &self.node
-    }
-
-    pub(crate) const fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
     }
 
     pub(crate) fn client_addr() -> Ipv4Addr {

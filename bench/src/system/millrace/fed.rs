@@ -1,7 +1,7 @@
 //! Millrace fed by an API server, as in a cluster.
-use std::time::Instant;
+use std::{net::Ipv4Addr, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use millrace_tests::topology::{AgentOptions, Pod};
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ use crate::{
     baseline::real::Cluster,
     system::{
         Setup,
+        routed::RoutedNode,
         services::{ENDPOINTS, NAMESPACE, ServiceSet},
     },
 };
@@ -17,22 +18,26 @@ use crate::{
 impl Millrace {
     /// Builds it on manifests, then starts the agent anew on an API server that has the same objects.
     pub(crate) fn fed_by_api(setup: Setup) -> Result<Self> {
-        let cluster = Cluster::start()?;
+        let expected: Vec<Ipv4Addr> = (0..ENDPOINTS).map(RoutedNode::server_addr).collect();
+        let cluster = Cluster::for_routed(setup.services)?;
         // A pod of the API server has the UID that the server gives it, and is attached with that.
         let api = cluster.control_plane().api();
         let uid = |name: &str, app: &str| {
-            let created = api.create_one(&pod(name, app))?;
+            let created = api.ensure(&pod(name, app))?;
             let uid = created["metadata"]["uid"].as_str().context("the API server gives pods a UID")?;
             Ok(Some(uid.to_owned()))
         };
         // The services come from the API server alone; one is needed to see the agent work.
         let one = Setup { services: ServiceSet { count: 1 }, ..setup };
         let built = Self::with_pods(one, uid)?;
-        let addresses: Vec<_> = (0..ENDPOINTS).map(|endpoint| v4(&built.servers[endpoint])).collect();
-        api.create_one(&built.node_object())?;
+        let addresses: Vec<Ipv4Addr> = built.servers.iter().map(|server| v4(server)).collect();
+        ensure!(
+            addresses == expected,
+            "the pods have the addresses {addresses:?}, and the endpoints of the API server's services are {expected:?}"
+        );
+        api.ensure(&built.node_object())?;
         let pods = std::iter::once(&built.client).chain(&built.servers);
         pods.into_iter().try_for_each(|pod| api.merge_status(&running(pod)))?;
-        cluster.fill(setup.services, &addresses)?;
         cluster.cable(built.node_of().netns())?;
         let system = Self { setup, cluster: Some(cluster), ..built };
         system.node_of().stop_agent()?;

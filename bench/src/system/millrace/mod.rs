@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,7 +38,7 @@ pub(crate) struct Millrace {
     client: Arc<Pod>,
     servers: Vec<Arc<Pod>>,
     /// Tells the agent what the cluster is, in place of a directory of manifests.
-    cluster: Option<Cluster>,
+    cluster: Option<Rc<Cluster>>,
 }
 
 impl Millrace {
@@ -76,14 +77,6 @@ impl Millrace {
 
     pub(crate) const fn topology(&self) -> &Topology {
         &self.topology
-    }
-
-    pub(crate) fn server_pod(&self, endpoint: usize) -> &Pod {
-        &self.servers[endpoint]
-    }
-
-    pub(crate) fn client_pod(&self) -> &Pod {
-        &self.client
     }
 
     /// Writes all services, many to a file; the one that changes has a file of its own.
@@ -195,10 +188,6 @@ impl System for Millrace {
 
     fn forget_flows(&self) -> Result<()> {
         memory::empty(&self.pins(), &[MapId::CT_NEW_V4, MapId::CT_EST_V4])
-    }
-
-    fn flows(&self) -> Result<usize> {
-        self.node_of().maps().flows()
     }
 
     fn footprint(&self) -> Result<Footprint> {
