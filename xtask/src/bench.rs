@@ -21,6 +21,7 @@ const NEEDED: &[debian::Needed] = &[
     debian::Needed { program: "wrk", package: "wrk", why: "HTTP requests" },
     debian::Needed { program: "conntrack", package: "conntrack", why: "first packets through kube-proxy" },
     debian::Needed { program: "iptables", package: "iptables", why: "the rules of kube-proxy" },
+    debian::Needed { program: "ipset", package: "ipset", why: "policies as other programs make them" },
     debian::Needed { program: "nft", package: "nftables", why: "the rules of kube-proxy" },
     debian::Needed { program: "ipset", package: "ipset", why: "peers of policies beside kube-proxy" },
     debian::Needed { program: "openssl", package: "openssl", why: "the keys of kube-proxy's API server" },

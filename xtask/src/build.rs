@@ -97,7 +97,17 @@ fn binaries(profile: &str, folder: &str, chosen: &[&str]) -> Result<()> {
 pub(crate) fn workload() -> Result<PathBuf> {
     command::announce("program of the test pods");
     let mut cargo = command::cargo("rustc");
-    cargo.args(["-p", "millrace-tests", "--bin", "workload", "--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+    cargo.args([
+        "-p",
+        "millrace-tests",
+        "--bin",
+        "workload",
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
+        "strip=symbols",
+    ]);
     command::run(&mut cargo)?;
     let published = workspace::target().join("cluster/workload");
     workspace::publish(&workspace::target().join("debug/workload"), &published)?;

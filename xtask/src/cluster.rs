@@ -9,7 +9,12 @@ use crate::{build, command, components, debian, image, image::archive::Image, ma
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// `build`, or what the cluster program understands: see `cargo xtask cluster help`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", default_value = "--help")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND",
+        default_value = "--help"
+    )]
     arguments: Vec<String>,
 }
 
@@ -42,10 +47,12 @@ pub(crate) fn cluster(options: &Options) -> Result<()> {
     Err(cluster.args(words).exec()).with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Whether an option chooses Millrace; a cluster that is called so does not need it.
+/// Whether the network is Millrace: it is, unless an option chooses another.
 fn asks_for_millrace(words: &[&str]) -> bool {
-    words.iter().any(|word| ["--proxy=millrace", "--cni=millrace"].contains(word))
-        || words.windows(2).any(|pair| [["--proxy", "millrace"], ["--cni", "millrace"]].iter().any(|both| both == pair))
+    let chosen = words.iter().enumerate().find_map(|(at, word)| {
+        word.strip_prefix("--cni=").or_else(|| (*word == "--cni").then(|| words.get(at + 1).copied())?)
+    });
+    chosen.is_none_or(|network| network == "millrace")
 }
 
 /// Builds the components, the images and the program itself.
@@ -96,9 +103,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_image_of_millrace_is_built_when_an_option_chooses_it() {
+    fn the_image_of_millrace_is_built_unless_another_network_is_chosen() {
+        assert!(asks_for_millrace(&["up"]));
         assert!(asks_for_millrace(&["up", "--cni", "millrace"]));
-        assert!(asks_for_millrace(&["up", "--proxy=millrace"]));
+        assert!(asks_for_millrace(&["up", "--cni=millrace"]));
         assert!(!asks_for_millrace(&["up", "--name", "millrace", "--cni", "ptp"]));
+        assert!(!asks_for_millrace(&["up", "--cni=none"]));
     }
 }

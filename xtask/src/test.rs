@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, build_ebpf, cluster, command, debian, demo, lint, machine, tiers::Tier};
+use crate::{build, build_ebpf, cluster, command, debian, demo, image, lint, machine, tiers::Tier};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -95,6 +95,7 @@ fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
     }
     if tier == Tier::Cluster {
         cluster::build()?;
+        image::image(&image::Options::default())?;
     }
     command::announce(&format!("tests of tier {}", tier.name()));
     let (mut counts, mut succeeded) = (Counts::default(), true);

@@ -2,6 +2,7 @@
 mod apply;
 mod attach;
 mod dump;
+mod filter;
 mod gc;
 mod hook;
 mod load;
@@ -11,7 +12,7 @@ mod preflight;
 mod remove;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io,
     net::IpAddr,
@@ -69,6 +70,8 @@ pub struct Dataplane {
     observed: Observed,
     collector: Collector,
     options: LoadOptions,
+    /// Interfaces with filters whose links are still to come, with their indexes.
+    unlinked: VecDeque<(String, u32)>,
     /// Held as long as this agent owns the directory.
     _lock: File,
 }
@@ -97,7 +100,17 @@ impl Dataplane {
         let clock = programs.clock()?.try_clone_to_owned().map_err(DataplaneError::Collector)?;
         let collector = Collector::start(Arc::clone(&maps), clock, problems.clone());
         let collector = collector.map_err(DataplaneError::Collector)?;
-        Ok(Self { dir, maps, programs, links, observed, collector, options, _lock: lock })
+        Ok(Self {
+            dir,
+            maps,
+            programs,
+            links,
+            observed,
+            collector,
+            options,
+            unlinked: VecDeque::new(),
+            _lock: lock,
+        })
     }
 
     /// What is in the maps.
@@ -117,6 +130,10 @@ impl Dataplane {
     /// Puts programs into every link that leave services to another. Flows that are translated stay so.
     pub(crate) fn leave_services_to(&mut self, services: Services) -> Result<(), DataplaneError> {
         let options = LoadOptions { services, ..self.options };
+        // Filters would keep the programs that they have.
+        while let Some((_, linked)) = self.link_one() {
+            linked?;
+        }
         self.programs = install(&self.dir, &self.links, options)?;
         self.options = options;
         Ok(())
@@ -131,16 +148,44 @@ impl Dataplane {
         report
     }
 
-    /// Attaches the programs to an endpoint's interface. Until the maps have the endpoint, they drop what its pod
-    /// sends.
-    pub(crate) fn attach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
+    /// Attaches the programs to an endpoint of the run before.
+    pub(crate) fn restore(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
         let pod = PodInterface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
         self.links.attach_pod(&mut self.programs, pod)
     }
 
+    /// Attaches the programs to a new endpoint's interface. Until the maps have the endpoint, they drop what its pod
+    /// sends. Its links may be left for [`Self::link_one`].
+    pub(crate) fn attach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
+        let pod = PodInterface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
+        if self.links.attach_new_pod(&mut self.programs, pod)? {
+            self.unlinked.push_back((endpoint.host_ifname.clone(), endpoint.host_ifindex));
+        }
+        Ok(())
+    }
+
+    /// Attaches the links of one interface that has only filters. Returns its name, and what came of it; an interface
+    /// that fails stays as it is, guarded by its filters.
+    pub(crate) fn link_one(&mut self) -> Option<(String, Result<(), AttachError>)> {
+        let (ifname, ifindex) = self.unlinked.pop_front()?;
+        let pod = PodInterface { ifname: &ifname, ifindex };
+        let linked = self.links.attach_pod(&mut self.programs, pod);
+        if linked.is_err() {
+            // Behind the others, which may succeed.
+            self.unlinked.push_back((ifname.clone(), ifindex));
+        }
+        Some((ifname, linked))
+    }
+
+    /// Whether interfaces wait for their links.
+    pub(crate) fn has_unlinked(&self) -> bool {
+        !self.unlinked.is_empty()
+    }
+
     /// Removes the links of an endpoint that is gone, and its flows.
-    pub(crate) fn detach(&self, endpoint: &Endpoint) -> Result<(), AttachError> {
+    pub(crate) fn detach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
         self.collector.removed(endpoint.ips.clone());
+        self.unlinked.retain(|(ifname, _)| *ifname != endpoint.host_ifname);
         self.links.detach_pod(&endpoint.host_ifname)
     }
 
@@ -178,6 +223,9 @@ impl Dataplane {
         let sockets = missing(&mut { sockets })
             .map(|names| format!("the socket programs {names} are not attached: restart the agent"));
         let of_pod = |endpoint: &Endpoint| {
+            if self.unlinked.iter().any(|(ifname, _)| *ifname == endpoint.host_ifname) {
+                return None;
+            }
             let names = missing(&mut PodHook::ALL.iter().map(|hook| hook.link_name(&endpoint.host_ifname)))?;
             Some(format!(
                 "pod {}: {names} is not attached: delete the pod, or restart the agent",
@@ -199,6 +247,11 @@ impl Dataplane {
                     attached.entry(hook.program()).or_default().push(self.links.cgroup_name());
                 }
                 LinkName::Unknown => {}
+            }
+        }
+        for (ifname, _) in &self.unlinked {
+            for hook in PodHook::ALL {
+                attached.entry(hook.program()).or_default().push(ifname.clone());
             }
         }
         let of_program = |(name, verified_instructions): (String, u32)| agent_api::Program {

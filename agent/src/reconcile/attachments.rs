@@ -7,7 +7,7 @@ use agent_core::{
 };
 use tokio::sync::oneshot;
 
-use super::subject;
+use super::{links, subject};
 use crate::{
     dataplane::{AttachError, Dataplane},
     health::Problems,
@@ -36,9 +36,10 @@ impl Attachments {
     }
 
     /// Answers everybody whose endpoint has come or gone. Comes after the maps were written.
-    pub(super) fn settle(&mut self, state: &ClusterState, dataplane: &Dataplane, problems: &Problems) {
+    pub(super) fn settle(&mut self, state: &ClusterState, dataplane: &mut Dataplane, problems: &Problems) {
         for (endpoint, done) in self.going.drain(..) {
             if let Some(endpoint) = endpoint {
+                problems.resolve(&links::subject(&endpoint.host_ifname));
                 match dataplane.detach(&endpoint) {
                     Ok(()) => problems.resolve(&subject(&endpoint)),
                     Err(error) => problems.report(&subject(&endpoint), &chain(&error)),

@@ -4,6 +4,7 @@
 mod attachments;
 mod catalog;
 mod inbox;
+mod links;
 mod network;
 mod readiness;
 mod services;
@@ -57,6 +58,8 @@ pub(crate) struct Reconciler {
     dataplane: Dataplane,
     network: Network,
     attachments: Attachments,
+    /// When an interface is to get its links.
+    links_due: Option<Instant>,
     catalog: CatalogFile,
     cni_conf: CniConf,
     /// `--services`.
@@ -93,6 +96,7 @@ impl Reconciler {
             dataplane,
             network: Network::new(netlink, config, problems.clone()),
             attachments: Attachments::default(),
+            links_due: None,
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
             cni_conf,
             services: config.services,
@@ -117,7 +121,7 @@ impl Reconciler {
 
     /// Takes over an endpoint of the run before. Its entries stay as they are until every kind is in sync.
     pub(crate) fn restore(&mut self, endpoint: Endpoint) {
-        if let Err(error) = self.dataplane.attach(&endpoint) {
+        if let Err(error) = self.dataplane.restore(&endpoint) {
             self.problems.report(&subject(&endpoint), &chain(&error));
         }
         self.update(Update::Endpoint(Change::Apply(endpoint)));
@@ -134,7 +138,8 @@ impl Reconciler {
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
             let release = self.release.map(|(due, _)| due);
-            let retries = [self.backoff.due(), self.network.due(), self.services_retry.due(), release];
+            let retries =
+                [self.backoff.due(), self.network.due(), self.services_retry.due(), self.links_due, release];
             let files = [self.catalog.due(), self.cni_conf.due()];
             let due = retries.into_iter().chain(files).flatten().min();
             let Some(wave) = inbox.wave(due).await else { return };
@@ -149,6 +154,7 @@ impl Reconciler {
             self.note_own_node();
             self.follow_services();
             self.tell_node(&inbox);
+            self.link_when_quiet();
             self.keep_cni_conf(Instant::now());
         }
     }
@@ -172,6 +178,7 @@ impl Reconciler {
                 tracing::info!("attaching {} of pod {}", endpoint.host_ifname, endpoint.pod);
                 match self.dataplane.attach(&endpoint) {
                     Ok(()) => {
+                        self.postpone_links();
                         self.attachments.wait(endpoint.attachment.clone(), done);
                         self.update(Update::Endpoint(Change::Apply(endpoint)));
                     }
@@ -254,7 +261,7 @@ impl Reconciler {
         }
         self.release_slots(now);
         self.catalog.write_if_due(&self.state, now, &self.problems);
-        self.attachments.settle(&self.state, &self.dataplane, &self.problems);
+        self.attachments.settle(&self.state, &mut self.dataplane, &self.problems);
         if routes_changed {
             self.network.sync_routes(&render::render(&self.state, &self.node, &self.every_route())).await;
         }

@@ -1,6 +1,6 @@
 //! A routed node that kube-proxy, or its rules, program.
 use std::{
-    fs::{self, File},
+    fs::File,
     io::BufWriter,
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
@@ -254,13 +254,6 @@ impl System for Node {
         let mut flush = Command::new(conntrack);
         flush.arg("-F").stdin(Stdio::null());
         run_in(self.routed.node(), flush).map(drop)
-    }
-
-    fn flows(&self) -> Result<usize> {
-        let path = "/proc/sys/net/netfilter/nf_conntrack_count";
-        let text =
-            self.routed.node().run(|| fs::read_to_string(path))?.with_context(|| format!("read {path}"))?;
-        text.trim().parse().with_context(|| format!("{path}: {text:?} is no number"))
     }
 
     fn footprint(&self) -> Result<Footprint> {

@@ -139,9 +139,6 @@ pub(crate) trait System {
     /// Forgets every tracked flow, so that the next packet of each is a first one.
     fn forget_flows(&self) -> Result<()>;
 
-    /// Tracked flows, as far as the system can say.
-    fn flows(&self) -> Result<usize>;
-
     fn footprint(&self) -> Result<Footprint>;
 
     /// Tells the control plane that one service has these endpoints from now on; returns when it is told. What was

@@ -2,7 +2,7 @@
 //!
 //! `netprobe NAME RUN [--outlive]`: NAME is what its servers answer; RUN marks the process as part of a test run;
 //! with `--outlive` it goes on serving when its input ends.
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use millrace_tests::probe::worker::obey;
 
@@ -14,8 +14,10 @@ fn main() -> ExitCode {
     };
     let outlive = options.iter().any(|option| option == "--outlive");
     obey(name, std::io::stdin().lock(), std::io::stdout().lock(), || {
-        while outlive {
-            std::thread::sleep(Duration::from_hours(1));
+        if outlive {
+            loop {
+                std::thread::park();
+            }
         }
     });
     ExitCode::SUCCESS

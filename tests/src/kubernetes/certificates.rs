@@ -89,7 +89,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        params.subject_alt_names = subject.addresses.iter().map(|address| SanType::IpAddress(*address)).collect();
+        params.subject_alt_names =
+            subject.addresses.iter().map(|address| SanType::IpAddress(*address)).collect();
         for name in subject.host_names {
             let name = (*name).try_into().with_context(|| format!("host name {name}"))?;
             params.subject_alt_names.push(SanType::DnsName(name));
@@ -137,7 +138,8 @@ pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("write {}", path.display()))
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 /// As kubeconfig files have certificates.
@@ -161,7 +163,9 @@ mod tests {
 
     #[test]
     fn base64_pads_as_the_standard_says() {
-        for (plain, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (plain, encoded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
             assert_eq!(base64(plain), encoded);
         }
     }

@@ -1,15 +1,10 @@
 //! The control plane: etcd, the API server, and as much of the rest as is asked for, on a machine of its own.
-use std::{
-    net::TcpListener,
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 
 use super::{
-    address::{Families, url_host},
+    address::{Families, Family, url_host},
     api::Api,
     certificates::{Authority, Subject, write},
     component::{self, Component},
@@ -20,7 +15,10 @@ use super::{
     programs::Programs,
     proxy,
 };
-use crate::{eventually::eventually, machine::{cgroup, netns::Netns}};
+use crate::{
+    eventually::eventually,
+    machine::{cgroup, netns::Netns},
+};
 
 /// The name of its machine.
 pub const MACHINE: &str = "control";
@@ -63,14 +61,8 @@ impl ControlPlane {
         programs: &Programs,
     ) -> Result<Self> {
         let authority = Authority::create(&cluster.folder().join("pki"))?;
-        let plane = Self {
-            cluster: cluster.clone(),
-            families,
-            extent,
-            programs: programs.clone(),
-            netns,
-            authority,
-        };
+        let plane =
+            Self { cluster: cluster.clone(), families, extent, programs: programs.clone(), netns, authority };
         plane.write_credentials()?;
         plane.start_etcd()?;
         plane.start_api_server()?;
@@ -186,7 +178,7 @@ impl ControlPlane {
             format!("--service-account-key-file={}", file("accounts.pub")),
             format!("--service-account-signing-key-file={}", file("accounts.key")),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-cluster-ip-range={}", families.list(|family| family.service_cidr())),
+            format!("--service-cluster-ip-range={}", families.list(Family::service_cidr)),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
         ]);
@@ -265,15 +257,16 @@ impl ControlPlane {
             .chain([[127, 0, 0, 1].into()])
             .collect();
         let host_names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
-        let server = Subject { name: "kube-apiserver", group: None, addresses: &addresses, host_names: &host_names };
+        let server =
+            Subject { name: "kube-apiserver", group: None, addresses: &addresses, host_names: &host_names };
         self.authority.sign_to_file("apiserver", &server)?;
-        let admin =
-            Subject { name: "admin", group: Some("system:masters"), addresses: &[], host_names: &[] };
+        let admin = Subject { name: "admin", group: Some("system:masters"), addresses: &[], host_names: &[] };
         self.authority.sign_to_file("admin", &admin)?;
         let local = format!("https://127.0.0.1:{API_PORT}");
-        for (file, user) in
-            [("controllers.conf", "system:kube-controller-manager"), ("scheduler.conf", "system:kube-scheduler")]
-        {
+        for (file, user) in [
+            ("controllers.conf", "system:kube-controller-manager"),
+            ("scheduler.conf", "system:kube-scheduler"),
+        ] {
             write(&self.authority.folder().join(file), &self.authority.kubeconfig(&local, user, None)?)?;
         }
         Ok(())

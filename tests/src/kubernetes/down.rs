@@ -38,7 +38,8 @@ pub fn remove(cluster: &ClusterName) -> Result<()> {
     }
     problems.extend(remove_folder(&cluster.folder()).err());
     // A killed process is listed until its parent, often the machine's first process, has taken note.
-    let noted = holds("killed processes are gone", PATIENCE, || processes(cluster).is_ok_and(|left| left.is_empty()));
+    let noted =
+        holds("killed processes are gone", PATIENCE, || processes(cluster).is_ok_and(|left| left.is_empty()));
     problems.extend(noted.err());
     // The folder of all clusters goes with the last one.
     let _ = fs::remove_dir(ClusterName::folders());

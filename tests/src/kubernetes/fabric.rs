@@ -35,8 +35,13 @@ impl Fabric {
         for family in families.each() {
             let length = family.prefix_length();
             let (inside, outside) = (family.gateway(), family.client_gateway());
-            router.ip(&format!("addr add {inside}/{length} dev {SWITCH}\naddr add {outside}/{length} dev client\n"))?;
-            client.ip(&format!("addr add {}/{length} dev {UPLINK}\nroute add default via {outside}\n", family.client()))?;
+            router.ip(&format!(
+                "addr add {inside}/{length} dev {SWITCH}\naddr add {outside}/{length} dev client\n"
+            ))?;
+            client.ip(&format!(
+                "addr add {}/{length} dev {UPLINK}\nroute add default via {outside}\n",
+                family.client()
+            ))?;
         }
         Ok(Self { families, router, client })
     }

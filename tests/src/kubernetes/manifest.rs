@@ -15,6 +15,15 @@ impl Api {
         self.apply_objects(&objects(text)?)
     }
 
+    /// The same for objects that belong to a namespace which the text does not name.
+    pub fn apply_yaml_in(&self, namespace: &str, text: &str) -> Result<()> {
+        let mut objects = objects(text)?;
+        for object in &mut objects {
+            object.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+        }
+        self.apply_objects(&objects)
+    }
+
     /// Makes every object be as given, one after the other.
     pub(super) fn apply_objects(&self, objects: &[DynamicObject]) -> Result<()> {
         objects.iter().try_for_each(|object| {
@@ -41,7 +50,8 @@ impl Api {
         let types = object.types.as_ref().context("an object without apiVersion and kind")?;
         let kind = GroupVersionKind::try_from(types).with_context(|| described(object))?;
         let found = self.run(pinned_kind(&self.client(), &kind));
-        let (resource, abilities) = found.with_context(|| format!("look up the kind of {}", described(object)))?;
+        let (resource, abilities) =
+            found.with_context(|| format!("look up the kind of {}", described(object)))?;
         let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
         let api = match abilities.scope {
             Scope::Namespaced => kube::Api::namespaced_with(self.client(), namespace, &resource),

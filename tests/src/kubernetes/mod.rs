@@ -23,6 +23,7 @@ pub mod name;
 pub mod node;
 mod options;
 pub mod place;
+mod probe;
 pub mod programs;
 pub mod proxy;
 mod ptp;
@@ -49,7 +50,7 @@ use self::{
     fabric::Fabric,
     programs::Programs,
 };
-use crate::kernel;
+use crate::{kernel, machine::netns::Netns};
 
 /// A cluster that is up. It stays up when this value is dropped.
 #[derive(Debug)]
@@ -91,7 +92,8 @@ impl Cluster {
         let plane = ControlPlane::start(name, netns, families, Extent::Whole, &programs)?;
         let api = Api::connect(&plane.kubeconfig())?;
         let nodes = options.new_nodes(name, &programs);
-        let cluster = Self { name: name.clone(), options: options.clone(), programs, fabric, plane, nodes, api };
+        let cluster =
+            Self { name: name.clone(), options: options.clone(), programs, fabric, plane, nodes, api };
 
         progress("nodes: network, namespaces, container runtime, images");
         // At once, because they wait most of the time.
@@ -222,24 +224,27 @@ impl Cluster {
     }
 
     fn install_objects(&self) -> Result<()> {
+        // As on a routed network, pods reach the API without being masqueraded. The client outside knows no pod.
+        self.nodes.iter().try_for_each(|node| node.route_from(self.plane.netns()))?;
         if self.options.network == Network::Ptp {
-            self.nodes.iter().try_for_each(|node| {
-                ptp::route(self.plane.netns(), node, self.options.families)?;
-                self.route_from(node)
-            })?;
+            self.nodes.iter().try_for_each(|node| self.route_from(node))?;
         }
         if self.options.network == Network::Millrace {
             self.install_millrace()?;
         }
         proxy::allow(&self.api)?;
-        if self.nodes.is_empty() { Ok(()) } else { self.api.apply_yaml(&dns::manifest(self.options.families)) }
+        if self.nodes.is_empty() {
+            Ok(())
+        } else {
+            self.api.apply_yaml(&dns::manifest(self.options.families))
+        }
     }
 
     /// Routes of the reference network, from one node to the pods of the others.
     fn route_from(&self, node: &Node) -> Result<()> {
-        let netns = crate::machine::netns::Netns::open(&self.name.part(&node.name()))?;
-        let others = self.nodes.iter().filter(|other| other.name() != node.name());
-        others.into_iter().try_for_each(|other| ptp::route(&netns, other, self.options.families))
+        let netns = Netns::open(&self.name.part(&node.name()))?;
+        let mut others = self.nodes.iter().filter(|other| other.name() != node.name());
+        others.try_for_each(|other| other.route_from(&netns))
     }
 }
 

@@ -50,11 +50,8 @@ impl Place {
             let file = OpenOptions::new().read(!write).write(write).open(path);
             file.with_context(|| format!("open {}", path.display()))
         };
-        let groups: Vec<File> = self
-            .groups
-            .iter()
-            .map(|group| open(&group.join("cgroup.procs"), true))
-            .collect::<Result<_>>()?;
+        let groups: Vec<File> =
+            self.groups.iter().map(|group| open(&group.join("cgroup.procs"), true)).collect::<Result<_>>()?;
         let namespaces: Vec<(File, CloneFlags)> = self
             .namespaces
             .iter()

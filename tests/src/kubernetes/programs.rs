@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 pub const IN_NODES: &str = "/opt/cluster/bin";
 
 /// The search path of everything that runs on a machine of the cluster.
-pub const SEARCH_PATH: &str = "/opt/cluster/iptables:/opt/cluster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const SEARCH_PATH: &str =
+    "/opt/cluster/iptables:/opt/cluster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where things are that a cluster is made of.
 #[derive(Clone, Debug)]
@@ -49,6 +50,15 @@ impl Programs {
         Ok(path)
     }
 
+    /// The program of test pods, which runs wherever the kernel does.
+    pub fn workload(&self) -> Result<PathBuf> {
+        let path = self.images.with_file_name("workload");
+        if !path.exists() {
+            bail!(missing(&path));
+        }
+        Ok(path)
+    }
+
     /// The archives of the images that every node gets.
     pub fn images(&self) -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(&self.images).with_context(|| missing(&self.images))?;
@@ -63,5 +73,8 @@ impl Programs {
 }
 
 fn missing(path: &Path) -> String {
-    format!("{} does not exist: `cargo xtask cluster build` makes the components of a cluster", path.display())
+    format!(
+        "{} does not exist: `cargo xtask cluster build` makes the components of a cluster",
+        path.display()
+    )
 }

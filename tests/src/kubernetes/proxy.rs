@@ -63,8 +63,9 @@ pub fn start_on_node(node: &Node, mode: Mode, plane: &ControlPlane) -> Result<()
     node.component("kube-proxy").start(&node.place()?, command)
 }
 
-/// Starts kube-proxy in a network namespace that need not be on the cluster's network, as the node of this name; the
-/// object of that node must exist. The component is how to end it.
+/// Starts kube-proxy in a network namespace that need not be on the cluster's network, as the node of this name. The
+/// object of that node must exist, with an address in its status: kube-proxy waits half a minute for one. The component
+/// is how to end it.
 pub fn start_in(netns: &Netns, node: &str, mode: Mode, plane: &ControlPlane) -> Result<Component> {
     let cluster = plane.cluster();
     let listener = netns.run(|| TcpListener::bind("127.0.0.1:0"))?.context("listen in a namespace")?;

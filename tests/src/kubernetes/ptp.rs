@@ -1,9 +1,8 @@
-//! The reference network: the plugin `ptp`, and routes between the nodes as on a routed network.
+//! The reference network: the plugin `ptp`.
 use anyhow::Result;
 use serde_json::json;
 
-use super::{address::Families, fabric::UPLINK, node::Node};
-use crate::machine::netns::Netns;
+use super::{address::Families, node::Node};
 
 /// Writes the network's configuration of a node.
 pub(super) fn install(node: &Node, families: Families) -> Result<()> {
@@ -33,12 +32,4 @@ pub(super) fn install(node: &Node, families: Families) -> Result<()> {
         ],
     });
     node.write_before_start("/etc/cni/net.d/10-ptp.conflist", &list.to_string())
-}
-
-/// Routes to the pods of a node, in the namespace of another machine of the cluster.
-pub(super) fn route(from: &Netns, to: &Node, families: Families) -> Result<()> {
-    families.each().iter().try_for_each(|family| {
-        let (cidr, via) = (to.pod_cidr(*family), to.address(*family));
-        from.ip(&format!("route replace {cidr} via {via} dev {UPLINK}"))
-    })
 }

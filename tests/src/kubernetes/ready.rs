@@ -7,7 +7,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core};
 use super::{Cluster, Network, Proxy, dns};
 
 /// On a machine that is busy with other things, too.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 
 impl Cluster {
     /// Waits until every node is ready and DNS answers. Without a network or a proxy neither can be.

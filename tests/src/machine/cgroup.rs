@@ -38,6 +38,9 @@ impl Hierarchy {
         for part in path.split('/') {
             let above = group.clone();
             group.push(part);
+            if self.version_2 && !group.exists() {
+                pass_on_controllers(&above)?;
+            }
             match fs::create_dir(&group) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 result => result.with_context(|| format!("create cgroup {}", group.display()))?,
@@ -53,6 +56,19 @@ impl Hierarchy {
         }
         Ok(group)
     }
+}
+
+/// Lets the groups below a group of version 2 have every controller that it has: where there is no other hierarchy,
+/// container runtimes need them.
+fn pass_on_controllers(group: &Path) -> Result<()> {
+    let all =
+        fs::read_to_string(group.join("cgroup.controllers")).context("read the controllers of a group")?;
+    let wanted: Vec<String> = all.split_whitespace().map(|controller| format!("+{controller}")).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    fs::write(group.join("cgroup.subtree_control"), wanted.join(" "))
+        .with_context(|| format!("pass the controllers of {} on", group.display()))
 }
 
 /// All hierarchies of the machine.
@@ -77,7 +93,9 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
         _ => return None,
     };
     let options = rest.nth(1)?.split(',').filter(|option| {
-        !version_2 && !["rw", "ro", "xattr", "clone_children"].contains(option) && !option.starts_with("release_agent")
+        !version_2
+            && !["rw", "ro", "xattr", "clone_children"].contains(option)
+            && !option.starts_with("release_agent")
     });
     let mut options = options.collect::<Vec<_>>().join(",");
     if options.starts_with("name=") {

@@ -55,6 +55,13 @@ impl Process {
         Ok(Self { child })
     }
 
+    /// Starts a command where it says itself.
+    pub fn of(command: Command) -> Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = spawn_from_lasting_thread(command).with_context(|| format!("start {program}"))?;
+        Ok(Self { child })
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -1,7 +1,7 @@
 //! A test's end of a `netprobe` process.
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{ChildStdin, ChildStdout, Stdio},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::wire::{Command, LoadPlan, LoadReport, Outcome, Report, Target, Transport};
+use super::wire::{Command, LoadPlan, LoadReport, Outcome, Question, Report, Target, Transport, Watch};
 use crate::machine::{
     binaries::binary,
     process::{Place, Process},
@@ -40,7 +40,16 @@ impl Probe {
         if place.outlives {
             command.arg("--outlive");
         }
-        let mut process = Process::spawn(command, place)?;
+        Self::over(name, Process::spawn(command, place)?)
+    }
+
+    /// Starts a command that leads to a process which obeys, wherever that is.
+    pub fn through(name: &str, mut command: std::process::Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self::over(name, Process::of(command)?)
+    }
+
+    fn over(name: &str, mut process: Process) -> Result<Self> {
         let child = process.child_mut();
         let stdin = child.stdin.take().context("standard input is piped")?;
         let stdout = BufReader::new(child.stdout.take().context("standard output is piped")?);
@@ -105,6 +114,34 @@ impl Probe {
     /// Tries one target.
     pub fn probe_one(&self, target: Target, timeout: Duration) -> Result<Outcome> {
         self.probe(&[target], timeout)?.pop().context("one outcome for one target")
+    }
+
+    /// Asks a DNS server. What is in the way of an answer is the outcome.
+    pub fn look_up(&self, question: &Question) -> Result<Result<Vec<IpAddr>, Outcome>> {
+        match self.order(&Command::LookUp(question.clone()))? {
+            Report::Addresses(addresses) => Ok(Ok(addresses)),
+            Report::Outcomes(mut outcomes) => Ok(Err(outcomes.pop().context("one outcome for one question")?)),
+            report => self.unexpected(&report),
+        }
+    }
+
+    /// The addresses of a name, by the resolver that programs there have.
+    pub fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
+        let report = self.order(&Command::Resolve { name: name.to_owned() })?;
+        let Report::Addresses(addresses) = report else { return self.unexpected(&report) };
+        Ok(addresses)
+    }
+
+    /// Begins to ask a server without a pause, until it behaves as told; the first request was made when this returns.
+    pub fn watch(&self, watch: &Watch) -> Result<()> {
+        self.done(&Command::Watch(watch.clone()))
+    }
+
+    /// When the first request was made that found the server as wanted, on the clock of [`now`](super::watch::now).
+    pub fn watched(&self) -> Result<Duration> {
+        let report = self.order(&Command::Watched)?;
+        let Report::Seen { at } = report else { return self.unexpected(&report) };
+        Ok(at)
     }
 
     /// Opens a connection that stays open, and makes one request.

@@ -44,7 +44,8 @@ pub fn outcome(answer: io::Result<Answer>) -> Outcome {
     }
 }
 
-fn failure(error: &io::Error) -> Outcome {
+/// What an error of a socket says of the way to its peer.
+pub(super) fn failure(error: &io::Error) -> Outcome {
     const UNREACHABLE: [i32; 4] = [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EACCES, libc::EPERM];
     let kinds = [
         (ErrorKind::TimedOut, Outcome::TimedOut),
@@ -118,7 +119,7 @@ impl Connection {
 }
 
 /// Connects with a deadline, from a given address if wanted. A reset during the handshake stays a refusal.
-fn connect_tcp(to: SocketAddr, from: Option<SocketAddr>, deadline: Instant) -> io::Result<TcpStream> {
+pub(super) fn connect_tcp(to: SocketAddr, from: Option<SocketAddr>, deadline: Instant) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd: OwnedFd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
@@ -146,7 +147,7 @@ fn connect_tcp(to: SocketAddr, from: Option<SocketAddr>, deadline: Instant) -> i
     Ok(stream)
 }
 
-fn any_address(to: SocketAddr) -> SocketAddr {
+pub(super) fn any_address(to: SocketAddr) -> SocketAddr {
     match to {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -154,7 +155,7 @@ fn any_address(to: SocketAddr) -> SocketAddr {
 }
 
 /// The time until the deadline; an error once it has passed.
-fn left(deadline: Instant) -> io::Result<Duration> {
+pub(super) fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }

@@ -4,9 +4,11 @@
 //! of JSON each ([`wire`]); [`client::Probe`] is the other end, in the test.
 pub mod client;
 pub mod connect;
+pub mod dns;
 pub mod frames;
 pub mod held;
 pub mod load;
 pub mod serve;
+pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -1,5 +1,9 @@
 //! What a test and its `netprobe` processes say to each other.
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +28,14 @@ pub enum Command {
     Served { transport: Transport, port: u16 },
     /// Try all of these at once.
     Probe { targets: Vec<Target>, timeout: Duration },
+    /// Ask a DNS server.
+    LookUp(Question),
+    /// Ask the system's resolver.
+    Resolve { name: String },
+    /// Begin to ask a server until it behaves as told; one at a time.
+    Watch(Watch),
+    /// Wait for the end of the watch.
+    Watched,
     /// Open a connection and hold it.
     Open { target: Target, timeout: Duration },
     /// One request and answer on a held connection.
@@ -72,6 +84,38 @@ impl Target {
     }
 }
 
+/// A question to a DNS server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Question {
+    /// The server, and how to reach it.
+    pub server: Target,
+    /// The whole name, without a dot at its end.
+    pub name: String,
+    pub timeout: Duration,
+}
+
+/// A server to ask until it behaves as told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Watch {
+    pub target: Target,
+    pub until: Until,
+    /// A request without an answer for so long was blocked.
+    pub timeout: Duration,
+    /// When to give up.
+    pub patience: Duration,
+}
+
+/// How a watched server shall behave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Until {
+    /// Somebody answers.
+    Answered,
+    /// The server of this name answers.
+    AnsweredBy(String),
+    /// Two requests in a row stay without an answer: one may be a delay of this machine.
+    Blocked,
+}
+
 /// What `netprobe` answers to an order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Report {
@@ -83,6 +127,11 @@ pub enum Report {
     },
     Count(u64),
     Address(SocketAddr),
+    Addresses(Vec<IpAddr>),
+    /// On the clock of [`now`](super::watch::now).
+    Seen {
+        at: Duration,
+    },
     Load(LoadReport),
     /// The order could not be carried out.
     Failed(String),

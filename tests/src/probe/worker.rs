@@ -2,15 +2,17 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, Write},
+    net::ToSocketAddrs as _,
     time::Duration,
 };
 
 use super::{
-    connect,
+    connect, dns,
     frames::send_frames,
     held::Held,
     load::Load,
     serve::Server,
+    watch::Watching,
     wire::{Command, Outcome, Report, Target, Transport},
 };
 
@@ -43,11 +45,12 @@ struct Worker {
     servers: BTreeMap<(Transport, u16), Server>,
     held: Held,
     load: Option<Load>,
+    watch: Option<Watching>,
 }
 
 impl Worker {
     fn new(name: String) -> Self {
-        Self { name, servers: BTreeMap::new(), held: Held::default(), load: None }
+        Self { name, servers: BTreeMap::new(), held: Held::default(), load: None, watch: None }
     }
 
     fn obey(&mut self, command: Command) -> Report {
@@ -68,6 +71,23 @@ impl Worker {
                 None => Report::Failed(format!("nothing serves {transport:?} {port}")),
             },
             Command::Probe { targets, timeout } => Report::Outcomes(probe_all(&targets, timeout)),
+            Command::LookUp(question) => match dns::look_up(&question) {
+                Ok(addresses) => Report::Addresses(addresses),
+                Err(error) => Report::Outcomes(vec![connect::failure(&error)]),
+            },
+            Command::Resolve { name } => match (name.as_str(), 0).to_socket_addrs() {
+                Ok(found) => Report::Addresses(found.map(|address| address.ip()).collect()),
+                Err(error) => Report::Failed(format!("look up {name}: {error}")),
+            },
+            Command::Watch(watch) => {
+                self.watch = Some(Watching::start(watch));
+                Report::Done
+            }
+            Command::Watched => match self.watch.take().map(Watching::end) {
+                Some(Ok(at)) => Report::Seen { at },
+                Some(Err(problem)) => Report::Failed(problem),
+                None => Report::Failed("nothing is watched".to_owned()),
+            },
             Command::Open { target, timeout } => {
                 let (held, outcome) = self.held.open(target, timeout);
                 Report::Opened { held, outcome }

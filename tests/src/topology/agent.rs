@@ -41,7 +41,7 @@ pub struct AgentOptions {
     pub bpffs: Option<PathBuf>,
     pub cgroup_root: Option<PathBuf>,
     pub manifests: Option<PathBuf>,
-    /// In place of manifests.
+    /// An API server in place of manifests.
     pub kubeconfig: Option<PathBuf>,
     /// Options after the usual ones.
     pub arguments: Vec<String>,
@@ -103,14 +103,14 @@ impl Node {
 
     fn spawn(&self, options: &AgentOptions) -> Result<Process> {
         let mut command = Command::new(binary("millrace-agent")?);
-        match &options.kubeconfig {
-            Some(file) => command.arg("--kubeconfig").arg(file),
-            None => {
-                command.arg("--manifests").arg(options.manifests.clone().unwrap_or_else(|| self.manifests()))
-            }
+        let (source, path) = match &options.kubeconfig {
+            Some(kubeconfig) => ("--kubeconfig", kubeconfig.clone()),
+            None => ("--manifests", options.manifests.clone().unwrap_or_else(|| self.manifests())),
         };
         command
             .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
+            .arg(source)
+            .arg(path)
             .arg("--runtime-dir")
             .arg(self.runtime_dir())
             .arg("--state-dir")

@@ -1,5 +1,5 @@
 //! The API without nodes, and kube-proxy beside it in any network namespace.
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1 as core;
@@ -46,6 +46,9 @@ fn kube_proxy_writes_its_rules_in_any_namespace() -> Result<()> {
     let _guard = Guard::set(&name)?;
     let (plane, api) = ControlPlane::alone(&name, Families::V4, Extent::Api)?;
     api.apply_yaml(OBJECTS)?;
+    // kube-proxy waits half a minute for an address of its node.
+    let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.168.77.50" }] } });
+    api.cluster_wide::<core::Node>().patch_status("alone", &status)?;
     for (mode, list) in [
         (Mode::Iptables(Iptables::Legacy), &["iptables-legacy-save", "-t", "nat"][..]),
         (Mode::Iptables(Iptables::Nft), &["iptables-nft-save", "-t", "nat"]),
@@ -55,7 +58,8 @@ fn kube_proxy_writes_its_rules_in_any_namespace() -> Result<()> {
         let proxy = proxy::start_in(&netns, "alone", mode, &plane)?;
         eventually(format!("rules of {mode:?}"), PATIENCE, || {
             proxy.check_runs()?;
-            let output = netns.run(|| Command::new(list[0]).args(&list[1..]).output())?.context("list rules")?;
+            let output =
+                netns.run(|| Command::new(list[0]).args(&list[1..]).output())?.context("list rules")?;
             let rules = String::from_utf8_lossy(&output.stdout);
             ensure!(rules.contains("10.96.7.7") && rules.contains("10.244.7.7"), "{rules}");
             Ok(())
@@ -75,7 +79,8 @@ fn pods_without_nodes_are_made_ready_by_hand_and_become_backends() -> Result<()>
     let accounts = api.namespaced::<core::ServiceAccount>("default");
     accounts.wait("default", "exists", PATIENCE, |_| true)?;
     api.apply_yaml(
-        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n\
+        // Pods of a node that does not exist are no backends.
+        "apiVersion: v1\nkind: Node\nmetadata: {name: nowhere}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n\
          ---\napiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\n\
          spec: {nodeName: nowhere, containers: [{name: web, image: none}]}\n",
     )?;
@@ -87,10 +92,13 @@ fn pods_without_nodes_are_made_ready_by_hand_and_become_backends() -> Result<()>
     }});
     api.namespaced::<core::Pod>("default").patch_status("web", &status)?;
     let slices = api.namespaced::<k8s_openapi::api::discovery::v1::EndpointSlice>("default");
-    eventually("the pod is a backend", Duration::from_secs(60), || {
+    eventually("the pod is a backend", PATIENCE, || {
         let slices = slices.list("kubernetes.io/service-name=web")?;
-        let addresses: Vec<_> =
-            slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).flat_map(|endpoint| &endpoint.addresses).collect();
+        let addresses: Vec<_> = slices
+            .iter()
+            .flat_map(|slice| slice.endpoints.iter().flatten())
+            .flat_map(|endpoint| &endpoint.addresses)
+            .collect();
         ensure!(addresses == ["10.244.3.4"], "so far: {addresses:?}");
         Ok(())
     })?;

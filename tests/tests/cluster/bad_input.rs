@@ -69,7 +69,8 @@ fn missing_components_and_missing_rights_are_named_before_anything_is_made() -> 
     assert!(error.contains("cluster/bin does not exist: `cargo xtask cluster build`"), "{error}");
 
     let nobody = 65534;
-    let error = error_of(Command::new(&copy).args(["up", "--name", &name.to_string()]).uid(nobody).gid(nobody))?;
+    let error =
+        error_of(Command::new(&copy).args(["up", "--name", &name.to_string()]).uid(nobody).gid(nobody))?;
     assert!(error.contains("run as root"), "{error}");
     assert!(!Path::new(&name.folder()).exists());
     assert!(!down::present()?.contains(&name));

@@ -46,7 +46,10 @@ fn every_part_of_a_cluster_can_end_and_come_back() -> Result<()> {
     // Containers outlive their runtime.
     run_pod(&cluster, "second", "node-1")?;
     let after = wait_for_pod(&cluster, "first")?;
-    ensure!(after.metadata.uid == before.metadata.uid && restarts(&after) == 0, "the first pod was restarted");
+    ensure!(
+        after.metadata.uid == before.metadata.uid && restarts(&after) == 0,
+        "the first pod was restarted"
+    );
 
     cluster.power_off(node)?;
     let nodes = cluster.api().cluster_wide::<core::Node>();

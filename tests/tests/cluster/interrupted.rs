@@ -19,8 +19,9 @@ fn kill_the_maker_when_it_made(file: &str, part: &str) -> Result<()> {
     let _guard = Guard::set(&name)?;
     let log = name.folder().join("maker.log");
     let mut maker = Command::new(binary("cluster")?);
-    maker.args(["up", "--name", &name.to_string(), "--nodes", "1"]);
-    let mut maker = maker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start `cluster up`")?;
+    maker.args(["up", "--name", &name.to_string(), "--nodes", "1", "--proxy", "iptables", "--cni", "ptp"]);
+    let mut maker =
+        maker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start `cluster up`")?;
     let made = eventually(format!("{file} of {name}"), PATIENCE, || {
         ensure!(name.folder().join(file).exists(), "it is not there; {}", log.display());
         Ok(())
@@ -55,7 +56,6 @@ fn a_start_killed_while_a_node_boots_leaves_nothing() -> Result<()> {
 
 #[test]
 fn a_start_killed_while_pods_start_leaves_nothing() -> Result<()> {
-    kill_the_maker_when_it_made("node-1/var/log/pods", "pods").and_then(|()| {
-        kill_the_maker_when_it_made("logs/node-1.kube-proxy.log", "late")
-    })
+    kill_the_maker_when_it_made("node-1/var/log/pods", "pods")
+        .and_then(|()| kill_the_maker_when_it_made("logs/node-1.kube-proxy.log", "late"))
 }

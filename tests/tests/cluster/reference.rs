@@ -5,7 +5,10 @@ use anyhow::Result;
 use millrace_tests::{
     eventually::eventually,
     machine::netns::Netns,
-    probe::{connect::probe, wire::{Outcome, Target}},
+    probe::{
+        connect::probe,
+        wire::{Outcome, Target},
+    },
 };
 
 use crate::shared::{PATIENCE, in_pod, reference, wait_for_pod};

@@ -1,18 +1,14 @@
 //! The cluster that the tests share, and pods in it.
-use std::{
-    process::Stdio,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{process::Stdio, sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use millrace_tests::kubernetes::{
-    Cluster, ClusterName, Iptables, Network, Options, Proxy, guard::Guard,
+    Cluster, ClusterName, Iptables, Network, Options, Proxy, address::Families, guard::Guard,
 };
 
 /// How long a pod may take to run, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A name that no other run has.
 pub(crate) fn own_name(part: &str) -> ClusterName {
@@ -26,11 +22,22 @@ pub(crate) fn reference() -> &'static Cluster {
     let make = || -> Result<(Cluster, Guard)> {
         let name = own_name("ref");
         let guard = Guard::set(&name)?;
-        let options = Options {
-            proxy: Proxy::Iptables(Iptables::Nft),
-            network: Network::Ptp,
-            ..Options::default()
-        };
+        let options =
+            Options { proxy: Proxy::Iptables(Iptables::Nft), network: Network::Ptp, ..Options::default() };
+        let cluster = Cluster::up(&name, &options, &|step| eprintln!("{name}: {step}"))?;
+        Ok((cluster, guard))
+    };
+    &CLUSTER.get_or_init(|| make().expect("a cluster")).0
+}
+
+/// Two nodes of both families with Millrace as their network and proxy, installed as users install it. It is made and
+/// goes away as the other one.
+pub(crate) fn millrace() -> &'static Cluster {
+    static CLUSTER: OnceLock<(Cluster, Guard)> = OnceLock::new();
+    let make = || -> Result<(Cluster, Guard)> {
+        let name = own_name("millrace");
+        let guard = Guard::set(&name)?;
+        let options = Options { families: Families::Dual, ..Options::default() };
         let cluster = Cluster::up(&name, &options, &|step| eprintln!("{name}: {step}"))?;
         Ok((cluster, guard))
     };
@@ -39,8 +46,13 @@ pub(crate) fn reference() -> &'static Cluster {
 
 /// Runs the program of a test pod inside it, and returns what it prints.
 pub(crate) fn in_pod(cluster: &Cluster, pod: &str, arguments: &[&str]) -> Result<String> {
+    in_pod_of(cluster, "default", pod, arguments)
+}
+
+/// The same in a pod of any namespace.
+pub(crate) fn in_pod_of(cluster: &Cluster, namespace: &str, pod: &str, arguments: &[&str]) -> Result<String> {
     let mut kubectl = cluster.kubectl()?;
-    kubectl.args(["exec", pod, "--", "/workload"]).args(arguments).stdin(Stdio::null());
+    kubectl.args(["exec", "--namespace", namespace, pod, "--", "/workload"]).args(arguments).stdin(Stdio::null());
     let output = kubectl.output().context("run kubectl")?;
     if !output.status.success() {
         bail!("in {pod}: {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -6,6 +6,7 @@ mod cni;
 mod expect;
 mod fabric;
 mod install;
+mod new_pods;
 mod pod_to_pod;
 mod policy;
 mod policy_table;

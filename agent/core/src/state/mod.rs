@@ -64,11 +64,11 @@ impl ClusterState {
                 change.is_some()
             }
             Update::NetworkPolicy(change) => {
-                let name = self.policies.apply(change, &mut self.compiled.rule_ids);
-                if let Some(name) = name.as_ref().filter(|_| was_synced) {
-                    self.compiled.follow_policy(name, &self.workloads, &self.policies, &mut changed);
+                let change = self.policies.apply(change, &mut self.compiled.rule_ids);
+                if let Some(change) = change.as_ref().filter(|_| was_synced) {
+                    self.compiled.follow_policy(change, &self.workloads, &self.policies, &mut changed);
                 }
-                name.is_some()
+                change.is_some()
             }
             Update::Endpoint(change) => {
                 let attachment = self.workloads.apply_endpoint(change, &mut changed);

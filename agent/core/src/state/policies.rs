@@ -8,6 +8,8 @@ use crate::{
     model::{
         ObjectName,
         policy::{NetworkPolicy, PolicyRule},
+        selector::LabelSelector,
+        workload::Pod,
     },
     text,
     update::Change,
@@ -38,6 +40,22 @@ pub(crate) struct Rule {
     pub(crate) body: PolicyRule,
 }
 
+/// What a change of a policy is about.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicyChange {
+    namespace: String,
+    /// The selectors before and after.
+    selectors: Vec<LabelSelector>,
+}
+
+impl PolicyChange {
+    /// Whether the policy selected the pod before, or selects it now.
+    pub(crate) fn concerns(&self, pod: &Pod) -> bool {
+        pod.name.namespace == self.namespace
+            && self.selectors.iter().any(|selector| selector.matches(&pod.labels))
+    }
+}
+
 impl Record {
     /// The rules of a direction, when the policy isolates in it.
     pub(crate) fn rules(&self, direction: Direction) -> Option<&Arc<RuleList>> {
@@ -49,12 +67,12 @@ impl Record {
 }
 
 impl Policies {
-    /// Returns the policy's name when the update changed anything.
+    /// Returns what the update changed, if it did.
     pub(crate) fn apply(
         &mut self,
         change: Change<NetworkPolicy, ObjectName>,
         ids: &mut IdTable,
-    ) -> Option<ObjectName> {
+    ) -> Option<PolicyChange> {
         let (name, new) = match change {
             Change::Apply(policy) => (policy.name.clone(), Some(policy)),
             Change::Delete(name) => (name, None),
@@ -62,6 +80,7 @@ impl Policies {
         if self.records.get(&name).map(|record| &record.policy) == new.as_ref() {
             return None;
         }
+        let selector = new.as_ref().map(|policy| policy.pod_selector.clone());
         // New ids are taken before old ones are given back, so that a rule that stays keeps its id.
         let record = new.map(|policy| compile(policy, ids));
         let old = match record {
@@ -71,7 +90,8 @@ impl Policies {
         for list in old.iter().flat_map(|record| [&record.ingress, &record.egress]).flatten() {
             list.release(ids);
         }
-        Some(name)
+        let selectors = old.map(|record| record.policy.pod_selector).into_iter().chain(selector).collect();
+        Some(PolicyChange { namespace: name.namespace, selectors })
     }
 
     /// The policies of a namespace, by name.

@@ -5,7 +5,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use millrace_tests::kubernetes::{ClusterName, Iptables, Network, Options, Proxy, address::Families};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask cluster", about = "A real Kubernetes cluster on this machine", disable_help_subcommand = true)]
+#[command(
+    name = "cargo xtask cluster",
+    about = "A real Kubernetes cluster on this machine",
+    disable_help_subcommand = true
+)]
 pub(crate) struct Arguments {
     /// The cluster's name; clusters of different names run side by side
     #[arg(long, global = true, default_value = "millrace")]
@@ -56,10 +60,10 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value_t = 2)]
     nodes: u8,
     /// What balances services
-    #[arg(long, value_enum, default_value_t = ProxyChoice::Iptables)]
+    #[arg(long, value_enum, default_value_t = ProxyChoice::Millrace)]
     proxy: ProxyChoice,
     /// What connects pods
-    #[arg(long, value_enum, default_value_t = NetworkChoice::Ptp)]
+    #[arg(long, value_enum, default_value_t = NetworkChoice::Millrace)]
     cni: NetworkChoice,
     /// IPv4 and IPv6, in place of IPv4 alone
     #[arg(long, conflicts_with = "ipv6")]
@@ -73,7 +77,7 @@ pub(crate) struct UpOptions {
 enum ProxyChoice {
     /// Millrace, as `deploy/` installs it
     Millrace,
-    /// kube-proxy with iptables (nf_tables back end)
+    /// kube-proxy with iptables (its newer back end)
     Iptables,
     /// kube-proxy with iptables (legacy back end)
     IptablesLegacy,

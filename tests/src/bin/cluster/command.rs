@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use millrace_tests::{
-    kubernetes::{Cluster, ClusterName, control_plane, down as removal, kubectl as client, place::Place, programs::Programs},
+    kubernetes::{
+        Cluster, ClusterName, control_plane, down as removal, kubectl as client, place::Place,
+        programs::Programs,
+    },
     machine::netns::Netns,
 };
 
@@ -20,8 +23,9 @@ use crate::arguments::UpOptions;
 pub(crate) fn up(name: &ClusterName, options: &UpOptions) -> Result<()> {
     let started = Instant::now();
     let progress = |step: &str| eprintln!("{:>6.1} s  {step}", started.elapsed().as_secs_f64());
-    let cluster = Cluster::up(name, &options.options(), &progress)
-        .with_context(|| format!("cluster {name} is not up; `cargo xtask cluster down --name {name}` removes it"))?;
+    let cluster = Cluster::up(name, &options.options(), &progress).with_context(|| {
+        format!("cluster {name} is not up; `cargo xtask cluster down --name {name}` removes it")
+    })?;
     progress("up");
     let option = if name.to_string() == "millrace" { String::new() } else { format!(" --name {name}") };
     println!("KUBECONFIG={}", cluster.plane().kubeconfig().display());
@@ -35,12 +39,11 @@ pub(crate) fn status(name: &ClusterName) -> Result<()> {
     let cluster = Cluster::open(name)?;
     let mut broken = Vec::new();
     for component in cluster.components() {
-        match component.pid() {
-            Some(pid) => println!("{:<34} runs, process {pid}", component.label()),
-            None => {
-                println!("{:<34} does not run", component.label());
-                broken.push(component.label());
-            }
+        if let Some(pid) = component.pid() {
+            println!("{:<34} runs, process {pid}", component.label());
+        } else {
+            println!("{:<34} does not run", component.label());
+            broken.push(component.label());
         }
     }
     println!();
@@ -109,7 +112,10 @@ pub(crate) fn logs(name: &ClusterName, component: Option<&str>) -> Result<()> {
     };
     let labels = || components.iter().map(millrace_tests::kubernetes::component::Component::label);
     let component = components.iter().find(|component| component.label() == wanted).with_context(|| {
-        format!("cluster {name} has no program {wanted:?}; it has: {}", labels().collect::<Vec<_>>().join(", "))
+        format!(
+            "cluster {name} has no program {wanted:?}; it has: {}",
+            labels().collect::<Vec<_>>().join(", ")
+        )
     })?;
     let log = component.log();
     let mut file = fs::File::open(&log).with_context(|| format!("open {}", log.display()))?;

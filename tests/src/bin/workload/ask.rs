@@ -36,13 +36,12 @@ pub(crate) fn ask(options: &Options) -> Result<()> {
     let mut last = None;
     for to in addresses(&options.server)? {
         let target = Target { transport, to, from: None };
-        match probe(target, Duration::from_millis(options.timeout)) {
-            Outcome::Answered(answer) => {
-                println!("{} {}", answer.by, answer.saw);
-                return Ok(());
-            }
-            outcome => last = Some((to, outcome)),
+        let outcome = probe(target, Duration::from_millis(options.timeout));
+        if let Outcome::Answered(answer) = outcome {
+            println!("{} {}", answer.by, answer.saw);
+            return Ok(());
         }
+        last = Some((to, outcome));
     }
     let (to, outcome) = last.context("the name has no address")?;
     bail!("{to}: {outcome}")

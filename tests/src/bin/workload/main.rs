@@ -7,11 +7,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use millrace_tests::probe::{
-    serve::Server,
-    wire::Transport,
-    worker::obey,
-};
+use millrace_tests::probe::{serve::Server, wire::Transport, worker::obey};
 
 #[derive(Parser)]
 #[command(name = "workload", about = "Serves and asks from inside a test pod")]

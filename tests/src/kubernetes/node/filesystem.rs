@@ -33,8 +33,6 @@ pub(super) struct Order {
     pub folder: PathBuf,
     /// The folder of the components.
     pub programs: PathBuf,
-    /// `iptables-legacy` or `iptables-nft`: which one `iptables` is.
-    pub iptables: Iptables,
 }
 
 /// The two implementations of `iptables`.
@@ -111,7 +109,8 @@ pub(super) fn enter(order: &Order) -> Result<()> {
     mount_sys(&groups)?;
     mount_folders(order)?;
     fs::create_dir_all(unified(&groups)?.join(HOST_GROUP)).context("create the group of the host")?;
-    fs::write(unified(&groups)?.join(HOST_GROUP).join("cgroup.procs"), "0").context("enter the group of the host")?;
+    fs::write(unified(&groups)?.join(HOST_GROUP).join("cgroup.procs"), "0")
+        .context("enter the group of the host")?;
     // As on a real host: the programs of the machine are there, and nothing of a node lands beside them.
     mount_flags(Path::new("/"), MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
     // Volumes with propagation need it, and systemd makes it so on a real host.

@@ -16,27 +16,26 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1 as core;
 
-pub use self::{
-    containerd::PAUSE_IMAGE,
-    filesystem::Iptables,
-    keeper::keep,
-};
+pub use self::{containerd::PAUSE_IMAGE, filesystem::Iptables, keeper::keep};
 use super::{
     address::{Families, Family},
     certificates::{Authority, Subject, write},
     component::{self, Component},
-    fabric::Fabric,
+    fabric::{Fabric, UPLINK},
     name::ClusterName,
     place::Place,
     programs::{IN_NODES, Programs, SEARCH_PATH},
 };
 use crate::{
     eventually::eventually,
-    machine::{cgroup, netns},
+    machine::{
+        cgroup,
+        netns::{self, Netns},
+    },
 };
 
 /// How long the runtime may take to answer, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where Debian has the reference plugins.
 const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
@@ -76,6 +75,14 @@ impl Node {
     #[must_use]
     pub fn pod_cidr(&self, family: Family) -> String {
         family.node_pod_cidr(self.number)
+    }
+
+    /// Sets the route to this node's pods in the network of another machine.
+    pub fn route_from(&self, other: &Netns) -> Result<()> {
+        self.families.each().iter().try_for_each(|family| {
+            let (cidr, via) = (self.pod_cidr(*family), self.address(*family));
+            other.ip(&format!("route replace {cidr} via {via} dev {UPLINK}"))
+        })
     }
 
     /// The node's folder on the machine: what survives a restart of the node.
@@ -122,7 +129,8 @@ impl Node {
         let folder = self.folder();
         filesystem::prepare(&folder, self.iptables)?;
         let name = self.name();
-        let addresses: Vec<IpAddr> = self.families.each().iter().map(|family| self.address(*family)).collect();
+        let addresses: Vec<IpAddr> =
+            self.families.each().iter().map(|family| self.address(*family)).collect();
         let user = format!("system:node:{name}");
         let credentials = authority.sign(&Subject {
             name: &user,
@@ -133,7 +141,8 @@ impl Node {
         let kubeconfig = authority.kubeconfig(server, &user, Some("system:nodes"))?;
         let config = serde_json::to_string_pretty(&kubelet::config(self.families))
             .context("a configuration is plain data")?;
-        let hosts = self.families.list(|family| format!("{} {name}", self.address(family))).replace(',', "\n");
+        let hosts =
+            self.families.list(|family| format!("{} {name}", self.address(family))).replace(',', "\n");
         for (path, text) in [
             (kubelet::AUTHORITY, authority.certificate()),
             (kubelet::CERTIFICATE, &credentials.certificate),
@@ -167,12 +176,14 @@ impl Node {
             host_name: self.name(),
             folder: self.folder(),
             programs: self.programs.folder().to_owned(),
-            iptables: self.iptables,
         };
         let keeper = self.component("keeper");
         // What an earlier one printed is not news.
         component::forget_log(&keeper)?;
-        keeper.start(&Place::network(&netns, self.groups(&self.cluster.part_group(&self.name()))?), keeper::command(&order)?)?;
+        keeper.start(
+            &Place::network(&netns, groups(&self.cluster.part_group(&self.name()))?),
+            keeper::command(&order)?,
+        )?;
         eventually(format!("namespaces of {}", self.name()), PATIENCE, || {
             let log = fs::read_to_string(keeper.log()).unwrap_or_default();
             match (keeper::is_ready(&log), keeper.pid()) {
@@ -205,7 +216,7 @@ impl Node {
     /// Starts the container runtime, also after it was killed, and waits until it answers.
     pub fn start_containerd(&self) -> Result<()> {
         let daemon = self.component("containerd");
-        daemon.start(&self.place()?, self.environment(containerd::command(Path::new(IN_NODES))))?;
+        daemon.start(&self.place()?, Self::environment(containerd::command(Path::new(IN_NODES))))?;
         eventually(format!("the container runtime of {}", self.name()), PATIENCE, || {
             if daemon.pid().is_none() {
                 return Ok(daemon.check_runs());
@@ -228,7 +239,7 @@ impl Node {
     pub fn start_kubelet(&self) -> Result<()> {
         let addresses = self.families.list(|family| self.address(family).to_string());
         let command = kubelet::command(Path::new(IN_NODES), &self.name(), &addresses);
-        self.component("kubelet").start(&self.place()?, self.environment(command))
+        self.component("kubelet").start(&self.place()?, Self::environment(command))
     }
 
     /// Runs a command inside the node to its end.
@@ -239,7 +250,7 @@ impl Node {
 
     fn run_with_input(&self, command: Command) -> Result<Output> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let mut command = self.environment(command);
+        let mut command = Self::environment(command);
         self.place()?.enter(&mut command)?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.output().with_context(|| format!("run {program} in {}", self.name()))
@@ -247,7 +258,7 @@ impl Node {
 
     /// A command that will run inside the node, with the search path of its programs.
     pub fn inside(&self, command: Command) -> Result<Command> {
-        let mut command = self.environment(command);
+        let mut command = Self::environment(command);
         self.place()?.enter(&mut command)?;
         Ok(command)
     }
@@ -260,23 +271,22 @@ impl Node {
     /// Where programs of the host run.
     pub fn place(&self) -> Result<Place> {
         let group = format!("{}/{}", self.cluster.part_group(&self.name()), filesystem::HOST_GROUP);
-        Ok(Place::of_process(self.keeper()?, self.groups(&group)?))
+        Ok(Place::of_process(self.keeper()?, groups(&group)?))
     }
 
     fn keeper(&self) -> Result<u32> {
         self.component("keeper").pid().with_context(|| format!("{} is not running", self.name()))
     }
 
-    /// The group of this path in every hierarchy.
-    fn groups(&self, path: &str) -> Result<Vec<PathBuf>> {
-        cgroup::hierarchies()?.iter().map(|hierarchy| hierarchy.group(path)).collect()
-    }
-
-    fn environment(&self, mut command: Command) -> Command {
-        command.env_clear().env("PATH", SEARCH_PATH).env("HOME", "/root").env("NODE_NAME", self.name());
-        command.current_dir("/");
+    fn environment(mut command: Command) -> Command {
+        command.env_clear().env("PATH", SEARCH_PATH).env("HOME", "/root").current_dir("/");
         command
     }
+}
+
+/// The group of this path in every hierarchy.
+fn groups(path: &str) -> Result<Vec<PathBuf>> {
+    cgroup::hierarchies()?.iter().map(|hierarchy| hierarchy.group(path)).collect()
 }
 
 /// What every node has in its plugin folder: `loopback` for each pod, and the rest for the reference network.

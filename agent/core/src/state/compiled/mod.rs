@@ -34,12 +34,17 @@ use self::{
 };
 use super::{
     Changed,
-    policies::{Policies, RuleList},
+    policies::{Policies, PolicyChange, RuleList},
     workloads::{NamespaceChange, Workloads},
 };
 use crate::{
     ids::{ClassId, IdTable, PeerId, SetId},
-    model::{ObjectName, endpoint::AttachmentId, policy::Peer, workload::Pod},
+    model::{
+        ObjectName,
+        endpoint::{AttachmentId, Endpoint},
+        policy::Peer,
+        workload::Pod,
+    },
 };
 
 #[derive(Clone, Debug, Default)]
@@ -110,15 +115,18 @@ impl Compiled {
         }
     }
 
-    /// A policy changed: the sets of the local pods of its namespace.
+    /// A policy changed: the sets of the local pods that it selected or selects. Others cost next to nothing:
+    /// a node reads the policies of all pods.
     pub(super) fn follow_policy(
         &mut self,
-        name: &ObjectName,
+        change: &PolicyChange,
         workloads: &Workloads,
         policies: &Policies,
         changed: &mut Changed,
     ) {
-        for endpoint in workloads.endpoints().filter(|endpoint| endpoint.pod.namespace == name.namespace) {
+        let concerned =
+            |endpoint: &&Endpoint| workloads.pod_of(endpoint).is_some_and(|(_, pod)| change.concerns(pod));
+        for endpoint in workloads.endpoints().filter(concerned) {
             self.select(&endpoint.attachment, workloads, policies, changed);
         }
         self.settle(workloads, changed);
