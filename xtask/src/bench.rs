@@ -23,6 +23,8 @@ const NEEDED: &[debian::Needed] = &[
     debian::Needed { program: "iptables", package: "iptables", why: "the rules of kube-proxy" },
     debian::Needed { program: "ipset", package: "ipset", why: "policies as other programs make them" },
     debian::Needed { program: "nft", package: "nftables", why: "the rules of kube-proxy" },
+    debian::Needed { program: "ipset", package: "ipset", why: "peers of policies beside kube-proxy" },
+    debian::Needed { program: "openssl", package: "openssl", why: "the keys of kube-proxy's API server" },
 ];
 
 /// Builds everything and runs the benchmarks. A quick run judges no times, so it takes the builds of the tests.

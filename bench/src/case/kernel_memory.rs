@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::{
-    baseline::{Node, Origin, Peers},
+    baseline::{Node, Origin},
     bench::Bench,
     interrupt,
     measure::statistics::Spread,
@@ -91,7 +91,7 @@ fn of_rules(bench: &mut Bench<'_>, backend: Backend, size: usize) -> Result<Vec<
     let kind = Kind::KubeProxy(backend);
     let setup = Setup { policy_peers: None, ..Bench::setup(kind, size) };
     let origin = if backend == Backend::Nftables { Origin::KubeProxy } else { Origin::Generated };
-    let node = Node::build(backend, setup, origin, Peers::Ipset)?;
+    let node = Node::build(backend, setup, origin)?;
     let repeats = if bench.options.quick { 1 } else { 3 };
     let mut each = Vec::new();
     for _ in 0..repeats {
