@@ -93,7 +93,7 @@ impl Shared {
                     report.lost += 1;
                 }
             }
-            report.tell(|| format!("{what} to {}: {outcome}", target.to));
+            report.tell(|| format!("{what} to {} over {:?}: {outcome}", target.to, target.transport));
         });
     }
 }

@@ -156,7 +156,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the load, in which nothing may have failed.
+    /// Ends the load, in which nothing may have failed, but for what decision 33 names: a new UDP socket that got, by
+    /// chance, the port of one that asked the same service shortly before, and was translated elsewhere.
     fn end_load(&self, what: &str) -> Result<()> {
         self.goes_on()?;
         let mut total = LoadReport::default();
@@ -164,7 +165,10 @@ impl Stage {
             total.add(&client.stop_load()?);
         }
         println!("{what}: {total:?}");
-        assert_eq!((total.lost, total.reset), (0, 0), "{what}: {total:?}");
+        let is_chance = |failure: &&String| failure.starts_with("new") && failure.ends_with("Udp: timed out");
+        let by_chance = total.failures.iter().filter(is_chance).count() as u64;
+        assert_eq!((total.lost, total.reset), (by_chance, 0), "{what}: {total:?}");
+        assert!(by_chance * 200 <= total.answered_fresh, "{what}: no chance happens so often: {total:?}");
         Ok(())
     }
 
