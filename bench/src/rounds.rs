@@ -90,7 +90,7 @@ impl Rounds {
             done.push(Round { readings, stolen });
             let left = begun.elapsed() / round * (rounds - round);
             let mark = if stolen > NOISY { " (noisy)" } else { "" };
-            eprintln!("    {name}: round {round} of {rounds}{mark}, {:.0?} left", left);
+            eprintln!("    {name}: round {round} of {rounds}{mark}, {left:.0?} left");
         }
         Ok(Self { labels, rounds: done })
     }

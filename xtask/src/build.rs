@@ -68,11 +68,12 @@ pub(crate) fn for_image(folder: &Path) -> Result<Vec<PathBuf>> {
     ])
 }
 
-/// Builds everything that the benchmarks run.
+/// Builds what the benchmarks run.
 pub(crate) fn for_benchmarks(release: bool) -> Result<()> {
     build_ebpf::build()?;
     let (profile, folder) = if release { ("release", "release") } else { ("dev", "debug") };
-    binaries(profile, folder, &[EVERYTHING, &["--exclude", "cni-plugin", "--bins"]].concat())
+    let programs = ["--bin", "millrace-agent", "--bin", "millrace", "--bin", "netprobe", "--bin", "bench"];
+    binaries(profile, folder, &[EVERYTHING, &programs].concat())
 }
 
 fn binaries(profile: &str, folder: &str, chosen: &[&str]) -> Result<()> {

@@ -27,7 +27,7 @@ const THROUGHPUT: &str = "throughput";
 const REQUESTS: &str = "HTTP requests";
 const PORT: &str = "5201";
 /// No measurement lasts longer.
-const SERVING: Duration = Duration::from_secs(24 * 3600);
+const SERVING: Duration = Duration::from_hours(24);
 /// What starting and ending takes a program.
 const GRACE: Duration = Duration::from_secs(10);
 

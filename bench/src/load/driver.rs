@@ -53,7 +53,9 @@ impl Client {
     pub(crate) fn slice(&mut self, order: &Order) -> Result<Slice> {
         match self.order(order)? {
             Report::Slice(slice) => Ok(*slice),
-            other => bail!("{}: not a slice: {other:?}", self.name),
+            other @ (Report::Obeyed { .. } | Report::Failed(_)) => {
+                bail!("{}: not a slice: {other:?}", self.name)
+            }
         }
     }
 
@@ -61,7 +63,7 @@ impl Client {
     pub(crate) fn obeyed(&mut self) -> Result<u64> {
         match self.report()? {
             Report::Obeyed { at, .. } => Ok(at),
-            other => bail!("{}: not a moment: {other:?}", self.name),
+            other @ (Report::Slice(_) | Report::Failed(_)) => bail!("{}: not a moment: {other:?}", self.name),
         }
     }
 }

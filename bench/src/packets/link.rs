@@ -39,7 +39,7 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// ETHTOOL_SGRO (linux/ethtool.h).
+/// `ETHTOOL_SGRO` (linux/ethtool.h).
 const SET_GRO: u32 = 0x2c;
 
 /// Turns generic receive offload of an interface of this namespace on or off. With it, a veth takes live frames.

@@ -24,9 +24,8 @@ impl Loopback {
         fs::create_dir(run.folder()).with_context(|| format!("create {}", run.folder().display()))?;
         let cgroup = Cgroup::create(&cgroup::root()?, &run.to_string())?;
         let netns = Netns::create(&run.part("loopback"))?;
-        let addresses: String =
-            (0..ENDPOINTS).map(|endpoint| format!("addr add {}/32 dev lo\n", addr(endpoint))).collect();
-        netns.ip(&addresses)?;
+        (0..ENDPOINTS)
+            .try_for_each(|endpoint| netns.ip(&format!("addr add {}/32 dev lo\n", addr(endpoint))))?;
         apply_hygiene(setup.hygiene, &netns, std::iter::once(&netns))?;
         Ok(Self { setup, run, netns, cgroup })
     }

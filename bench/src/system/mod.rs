@@ -83,7 +83,7 @@ impl fmt::Display for Kind {
 /// How the kernel is set up around a system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Hygiene {
-    /// What keeps conntrack from collapsing under connects of one client: short TIME_WAIT in conntrack and in the
+    /// What keeps conntrack from collapsing under connects of one client: short `TIME_WAIT` in conntrack and in the
     /// servers, the whole port range.
     Clean,
     /// Nothing is touched.

@@ -130,10 +130,10 @@ impl Drop for RoutedNode {
 }
 
 /// Sets what [`Hygiene::Clean`] means for pods: a client that connects all the time needs ports, and servers that
-/// close first must not fill up with TIME_WAIT. The conntrack of kube-proxy's node has a setting of its own.
+/// close first must not fill up with `TIME_WAIT`. The conntrack of kube-proxy's node has a setting of its own.
 ///
 /// The client's timestamps get no random offset for each destination: a server sees one client behind all service
-/// addresses, and its TIME_WAIT sockets would refuse every SYN that reuses a port with an older timestamp
+/// addresses, and its `TIME_WAIT` sockets would refuse every SYN that reuses a port with an older timestamp
 /// (RFC 7323, PAWS). That costs 10 to 1000 ms in one of 200 connections, in every system that translates packets.
 pub(crate) fn apply_hygiene<'a>(
     hygiene: Hygiene,

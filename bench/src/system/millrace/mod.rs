@@ -30,7 +30,7 @@ use crate::{baseline::real::Cluster, measure::memory};
 /// Objects per file, for those that never change.
 const CHUNK: usize = 1000;
 /// How long a set of services may take.
-const LOADING: Duration = Duration::from_secs(300);
+const LOADING: Duration = Duration::from_mins(5);
 
 pub(crate) struct Millrace {
     setup: Setup,
@@ -124,7 +124,7 @@ impl Millrace {
         endpoints.iter().map(|endpoint| self.server_addr(*endpoint)).collect()
     }
 
-    fn pod_link(&self, pod: &Pod) -> Result<String> {
+    fn pod_link(pod: &Pod) -> Result<String> {
         let interfaces = pod.cni_result()["interfaces"].as_array().context("ADD reported no interfaces")?;
         let host = interfaces.iter().find(|interface| !interface["sandbox"].is_string());
         let name = host.and_then(|interface| interface["name"].as_str());
@@ -183,7 +183,7 @@ impl System for Millrace {
 
     fn pod_links(&self) -> Vec<String> {
         let pods = std::iter::once(&self.client).chain(&self.servers);
-        pods.filter_map(|pod| self.pod_link(pod).ok()).collect()
+        pods.filter_map(|pod| Self::pod_link(pod).ok()).collect()
     }
 
     fn forget_flows(&self) -> Result<()> {
