@@ -23,11 +23,24 @@ use crate::system::{Backend, Setup, System};
 /// The most services that the real kube-proxy is fed with when only its rules matter: a matter of seconds.
 const REAL: usize = 1_000;
 
-/// The most services that a mode loads within minutes.
+/// The most services whose rules are made within a minute or two.
 const fn most(backend: Backend) -> usize {
     match backend {
-        Backend::IptablesLegacy | Backend::IptablesNft => 10_000,
+        Backend::IptablesLegacy => 50_000,
+        Backend::IptablesNft => 10_000,
         Backend::Nftables => 1_000,
+    }
+}
+
+/// The most services that an API server is fed with.
+const MOST_IN_API: usize = 10_000;
+
+/// The most services that the real kube-proxy takes within minutes: feeding is slow, and `iptables-nft-restore` without
+/// flushing needs minutes for the chains of 10,000.
+const fn most_fed(backend: Backend) -> usize {
+    match backend {
+        Backend::IptablesLegacy => 10_000,
+        Backend::IptablesNft | Backend::Nftables => 1_000,
     }
 }
 
@@ -37,15 +50,28 @@ pub(crate) fn unavailable(backend: Backend) -> Option<String> {
     missing.err().map(|error| format!("{error:#}"))
 }
 
-/// Why there is no API server here, and what to do about it; `None` when there can be one.
-pub(crate) fn control_plane_unavailable() -> Option<String> {
-    binaries::Binaries::find().err().map(|error| format!("{error:#}"))
-}
-
 /// Why this size is left out unless somebody is patient; `None` when it is not.
 pub(crate) fn too_slow(backend: Backend, services: usize) -> Option<String> {
     let most = most(backend);
     (services > most).then(|| format!("{backend:?} takes minutes to load more than {most} services"))
+}
+
+/// Why there is no API server with so many services; `None` when there is one.
+pub(crate) fn no_api_server(services: usize, patient: bool) -> Option<String> {
+    let slow = services > MOST_IN_API && !patient;
+    let why = || format!("feeding an API server with more than {MOST_IN_API} services takes many minutes");
+    binaries::Binaries::find().err().map(|error| format!("{error:#}")).or_else(|| slow.then(why))
+}
+
+/// Why the real kube-proxy is not fed with so many unless somebody is patient; `None` when it is.
+pub(crate) fn too_slow_to_feed(backend: Backend, services: usize) -> Option<String> {
+    let most = most_fed(backend);
+    let why = || {
+        format!(
+            "feeding the real kube-proxy with more than {most} services takes many minutes with {backend:?}"
+        )
+    };
+    (services > most).then(why)
 }
 
 /// Builds a node that kube-proxy programs: the real one when its rules are few, or cannot be generated.

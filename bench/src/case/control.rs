@@ -189,12 +189,18 @@ fn measured(bench: &mut Bench<'_>) -> Result<Rc<Figures>> {
         let measured: Vec<Kind> =
             kinds.iter().filter(|(_, sizes)| sizes.contains(&size)).map(|(kind, _)| *kind).collect();
         // Fed once and kept until the last that wants it is done.
-        let _cluster = match baseline::control_plane_unavailable() {
+        let missing = baseline::no_api_server(size, bench.options.patient);
+        let _cluster = match missing {
             None if !measured.is_empty() => Some(Cluster::for_routed(ServiceSet { count: size })?),
             None | Some(_) => None,
         };
         for kind in measured {
-            measure(bench, &mut figures, Setup { policy_peers: None, ..Bench::setup(kind, size) })?;
+            let setup = Setup { policy_peers: None, ..Bench::setup(kind, size) };
+            let outcome = measure(bench, &mut figures, setup, missing.as_deref());
+            // What the others show is worth as much without it.
+            interrupt::check()?;
+            let failure = outcome.err().map(|error| format!("{kind} with {size} services: {error:#}"));
+            bench.report.expect(failure.is_none(), || failure.unwrap_or_default());
         }
     }
     let figures = Rc::new(figures);
@@ -202,22 +208,29 @@ fn measured(bench: &mut Bench<'_>) -> Result<Rc<Figures>> {
     Ok(figures)
 }
 
-fn measure(bench: &mut Bench<'_>, figures: &mut Figures, setup: Setup) -> Result<()> {
+/// Measures a system; `missing` says why there is no API server.
+fn measure(bench: &mut Bench<'_>, figures: &mut Figures, setup: Setup, missing: Option<&str>) -> Result<()> {
     match setup.kind {
         Kind::Millrace => {
-            let on_manifests = crate::system::build(setup)?;
-            end_to_end(bench, figures, Kind::Millrace.name(), on_manifests)?;
-            if let Some(why) = baseline::control_plane_unavailable() {
-                bench.report.leave_out("B7", format!("Millrace fed by the API: {why}"));
+            end_to_end(bench, figures, Kind::Millrace.name(), crate::system::build(setup)?)?;
+            if let Some(why) = missing {
+                let count = setup.services.count;
+                bench.report.leave_out("B7", format!("{} with {count} services: {why}", fed_by_api()));
                 return Ok(());
             }
             let system = Millrace::fed_by_api(setup).context("Millrace fed by the API")?;
             end_to_end(bench, figures, &fed_by_api(), Box::new(system))
         }
         Kind::KubeProxy(backend) => {
-            let node = Node::build(backend, setup, Origin::KubeProxy)
-                .with_context(|| format!("the real kube-proxy with {} services", setup.services.count))?;
-            end_to_end(bench, figures, setup.kind.name(), Box::new(node))?;
+            let count = setup.services.count;
+            let slow = baseline::too_slow_to_feed(backend, count).filter(|_| !bench.options.patient);
+            if let Some(why) = missing.map(str::to_owned).or(slow) {
+                bench.report.leave_out("B7", format!("the real {} with {count} services: {why}", setup.kind));
+            } else {
+                let node = Node::build(backend, setup, Origin::KubeProxy)
+                    .with_context(|| format!("the real kube-proxy with {count} services"))?;
+                end_to_end(bench, figures, setup.kind.name(), Box::new(node))?;
+            }
             match backend {
                 Backend::IptablesLegacy | Backend::IptablesNft => {
                     restore_alone(bench, figures, backend, setup)
