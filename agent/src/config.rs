@@ -43,7 +43,7 @@ pub struct Config {
     /// Reach the API server of the cluster that this agent runs in at this address [default: the `kubernetes` service]
     ///
     /// Without a kube-proxy nobody but this agent could translate the address of that service, and not before it has
-    /// read the cluster: name an address that needs no service, such as https://192.0.2.10:6443.
+    /// read the cluster: name an address that needs no service, such as `https://192.0.2.10:6443`.
     #[arg(long, value_name = "URL", env = "MILLRACE_API_SERVER", help_heading = SOURCE, hide_env_values = true)]
     #[arg(conflicts_with_all = ["manifests", "kubeconfig"], value_parser = api_server)]
     pub api_server: Option<ApiServer>,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    baseline,
+    baseline::{self, Peers},
     case::control,
     interrupt,
     options::Options,
@@ -48,6 +48,7 @@ impl<'a> Bench<'a> {
             services: ServiceSet { count },
             hygiene: Hygiene::Clean,
             policy_peers: (kind == Kind::Millrace).then_some(0),
+            peers: Peers::Ipset,
         }
     }
 

@@ -44,7 +44,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) patient: bool,
 
-    /// Where the raw data, the table and the plots go [default: target/bench/<time>]
+    /// Where the raw data, the table and the plots go [default: target/bench/TIME]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 }

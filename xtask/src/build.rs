@@ -60,11 +60,11 @@ pub(crate) fn for_image(folder: &Path) -> Result<Vec<PathBuf>> {
     build(IMAGE_PROFILE, &["-p", "agent", "-p", "millrace-cli"])?;
     command::announce("CNI plugin, static");
     build(PLUGIN_PROFILE, &["-p", "cni-plugin"])?;
-    let built = folder.join(&target);
+    let programs = folder.join(&target);
     Ok(vec![
-        built.join(IMAGE_PROFILE).join("millrace-agent"),
-        built.join(IMAGE_PROFILE).join("millrace"),
-        built.join(PLUGIN_PROFILE).join("millrace-cni"),
+        programs.join(IMAGE_PROFILE).join("millrace-agent"),
+        programs.join(IMAGE_PROFILE).join("millrace"),
+        programs.join(PLUGIN_PROFILE).join("millrace-cni"),
     ])
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, build_ebpf, cluster, command, debian, demo, image, lint, machine, tiers::Tier};
+use crate::{bench, build, build_ebpf, cluster, command, debian, demo, image, lint, machine, tiers::Tier};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     /// The same, in short
     #[arg(value_enum, value_name = "TIER", conflicts_with = "tier")]
     only: Option<Tier>,
-    /// Also run the tier `cluster`, which needs Go, the lints, and the demo as a test of the whole
+    /// Also run the tier `cluster`, which needs Go, the lints, the demo, and a quick run of the benchmarks
     #[arg(long, conflicts_with_all = ["tier", "only"])]
     all: bool,
 }
@@ -66,6 +66,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     }
     if options.all {
         report.push(step("demo", &mut problems, || demo::play(&demo::Options::default())));
+        report.push(step("bench", &mut problems, bench::quick));
     }
     println!("\n{}", report.join("\n"));
     println!("test: {} passed, {} failed", total.passed, total.failed);

@@ -37,9 +37,9 @@ impl Tier {
         match target {
             "kernel" | "on_maps" => Self::Program,
             "net" | "plugin" => Self::Netns,
-            "cluster" => Self::Cluster,
             _ if target.starts_with("program") => Self::Program,
             _ if target.starts_with("netns") => Self::Netns,
+            _ if target.starts_with("cluster") => Self::Cluster,
             _ => Self::Pure,
         }
     }
@@ -100,6 +100,7 @@ mod tests {
         assert_eq!(Tier::of("netns"), Tier::Netns);
         assert_eq!(Tier::of("netns_restart"), Tier::Netns);
         assert_eq!(Tier::of("cluster"), Tier::Cluster);
+        assert_eq!(Tier::of("cluster_baseline"), Tier::Cluster);
         assert_eq!(Tier::of("policy_oracle"), Tier::Pure);
     }
 

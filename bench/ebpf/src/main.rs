@@ -80,6 +80,7 @@ fn write(ctx: &XdpContext) -> Option<()> {
     }
     // The verifier wants no division by zero; neither does anybody else.
     let flows = u64::from(template.flows.max(1));
+    #[expect(clippy::cast_possible_truncation, reason = "the flows have ports, one each")]
     let port = (u64::from(template.first_port) + number % flows) as u16;
     let checksum = fold(template.sum + u32::from(port));
     // Constants, because the verifier asks for the bounds of anything else.
@@ -94,6 +95,7 @@ fn write(ctx: &XdpContext) -> Option<()> {
 }
 
 /// The Internet checksum of a sum of words (RFC 1071).
+#[expect(clippy::cast_possible_truncation, reason = "folded twice, the sum has 16 bits")]
 fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     let twice = (once & 0xffff) + (once >> 16);

@@ -52,5 +52,5 @@ pub(crate) fn too_slow(backend: Backend, services: usize) -> Option<String> {
 pub(crate) fn build(backend: Backend, setup: Setup) -> Result<Box<dyn System>> {
     let real = setup.services.count <= REAL || backend == Backend::Nftables;
     let origin = if real { Origin::KubeProxy } else { Origin::Generated };
-    Ok(Box::new(Node::build(backend, setup, origin, Peers::Ipset)?))
+    Ok(Box::new(Node::build(backend, setup, origin)?))
 }

@@ -1,6 +1,6 @@
 //! A routed node that kube-proxy, or its rules, program.
 use std::{
-    fs::{self, File},
+    fs::File,
     io::BufWriter,
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
@@ -57,7 +57,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// Builds a node and waits until its last service works.
-    pub(crate) fn build(backend: Backend, setup: Setup, origin: Origin, peers: Peers) -> Result<Self> {
+    pub(crate) fn build(backend: Backend, setup: Setup, origin: Origin) -> Result<Self> {
         tools::require(backend)?;
         memory::require(backend, origin, setup.services)?;
         let routed = RoutedNode::build(setup.hygiene)?;
@@ -75,7 +75,7 @@ impl Node {
         let node = Self { setup, backend, source, routed };
         node.await_last_service()?;
         if let Some(count) = setup.policy_peers {
-            node.isolate_servers(count, peers)?;
+            node.isolate_servers(count, setup.peers)?;
         }
         Ok(node)
     }
@@ -167,7 +167,7 @@ impl Node {
         let pods: Vec<IsolatedPod> = (0..ENDPOINTS)
             .map(|endpoint| {
                 let address = RoutedNode::server_addr(endpoint);
-                IsolatedPod::with_peers(address, SERVER_PORT, count, RoutedNode::client_addr())
+                IsolatedPod::with_peers(address, count, RoutedNode::client_addr())
             })
             .collect();
         let (sets, rules) = (folder.join("policy.sets"), folder.join("policy.rules"));
@@ -254,13 +254,6 @@ impl System for Node {
         let mut flush = Command::new(conntrack);
         flush.arg("-F").stdin(Stdio::null());
         run_in(self.routed.node(), flush).map(drop)
-    }
-
-    fn flows(&self) -> Result<usize> {
-        let path = "/proc/sys/net/netfilter/nf_conntrack_count";
-        let text =
-            self.routed.node().run(|| fs::read_to_string(path))?.with_context(|| format!("read {path}"))?;
-        text.trim().parse().with_context(|| format!("{path}: {text:?} is no number"))
     }
 
     fn footprint(&self) -> Result<Footprint> {

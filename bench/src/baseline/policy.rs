@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How a policy names its peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Peers {
     /// One rule that looks into a set of the kernel.
     Ipset,
@@ -18,17 +18,16 @@ pub(crate) enum Peers {
 #[derive(Clone, Debug)]
 pub(crate) struct IsolatedPod {
     address: Ipv4Addr,
-    port: u16,
-    /// May reach the port.
+    /// May reach all of its ports.
     allowed: Vec<Ipv4Addr>,
 }
 
 impl IsolatedPod {
     /// A pod that `peers` addresses may reach that nobody has, and `client`, which is found last.
-    pub(crate) fn with_peers(address: Ipv4Addr, port: u16, peers: usize, client: Ipv4Addr) -> Self {
+    pub(crate) fn with_peers(address: Ipv4Addr, peers: usize, client: Ipv4Addr) -> Self {
         let first = Ipv4Addr::new(172, 16, 0, 0).to_bits();
         let others = (first..).map(Ipv4Addr::from_bits).take(peers);
-        Self { address, port, allowed: others.chain([client]).collect() }
+        Self { address, allowed: others.chain([client]).collect() }
     }
 
     /// Input of `ipset restore`; empty for [`Peers::Linear`].
@@ -52,8 +51,8 @@ impl IsolatedPod {
         }
         // Before the rules of kube-proxy, as both implementations put theirs.
         writeln!(out, "-I FORWARD 1 -j POLICIES")?;
-        for (number, Self { address, port, allowed }) in pods.iter().enumerate() {
-            let accept = format!("-p tcp -m tcp --dport {port} -j MARK --set-xmark {MARK}");
+        for (number, Self { address, allowed }) in pods.iter().enumerate() {
+            let accept = format!("-j MARK --set-xmark {MARK}");
             writeln!(out, "-A POLICIES -d {address} -j POD-{number}")?;
             writeln!(out, "-A POD-{number} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")?;
             writeln!(out, "-A POD-{number} -m conntrack --ctstate INVALID -j DROP")?;
@@ -90,7 +89,7 @@ mod tests {
     #[test]
     fn peers_are_one_rule_with_a_set_and_a_rule_each_without() {
         let client = Ipv4Addr::new(10, 244, 1, 2);
-        let pods = [IsolatedPod::with_peers(Ipv4Addr::new(10, 244, 1, 3), 80, 1_000, client)];
+        let pods = [IsolatedPod::with_peers(Ipv4Addr::new(10, 244, 1, 3), 1_000, client)];
         let rules = |peers| text(|out| IsolatedPod::rules(&pods, peers, out));
         let count = |peers| rules(peers).lines().filter(|line| line.starts_with("-A POLICY-0")).count();
         assert_eq!((count(Peers::Ipset), count(Peers::Linear)), (1, 1_001));

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::{
-    baseline::{self, Node, Origin, Peers, real::Cluster},
+    baseline::{self, Node, Origin, real::Cluster},
     bench::Bench,
     interrupt,
     load::{
@@ -215,7 +215,7 @@ fn measure(bench: &mut Bench<'_>, figures: &mut Figures, setup: Setup) -> Result
             end_to_end(bench, figures, &fed_by_api(), Box::new(system))
         }
         Kind::KubeProxy(backend) => {
-            let node = Node::build(backend, setup, Origin::KubeProxy, Peers::Ipset)
+            let node = Node::build(backend, setup, Origin::KubeProxy)
                 .with_context(|| format!("the real kube-proxy with {} services", setup.services.count))?;
             end_to_end(bench, figures, setup.kind.name(), Box::new(node))?;
             match backend {
@@ -289,7 +289,7 @@ fn follow(station: &Station, endpoint: usize) -> Result<f64> {
 
 /// The generated rules of the same change and the same start, restored.
 fn restore_alone(bench: &mut Bench<'_>, figures: &mut Figures, backend: Backend, setup: Setup) -> Result<()> {
-    let node = Node::build(backend, setup, Origin::Generated, Peers::Ipset)?;
+    let node = Node::build(backend, setup, Origin::Generated)?;
     let (name, services) = (restoring(backend), setup.services);
     let changes = budget(bench, 20);
     let samples = changes

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::{
-    baseline::{Node, Origin, Peers},
+    baseline::{Node, Origin},
     bench::Bench,
     interrupt,
     measure::statistics::Spread,
@@ -29,14 +29,18 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
         bench.report.leave_out(CASE, format!("it needs a size of at least {FEWEST} services"));
     }
     for size in sizes {
-        let ours = if bench.has(Kind::Millrace) { Some(of_maps(bench, size)?) } else { None };
+        let ours = bench.has(Kind::Millrace).then(|| of_maps(bench, size)).transpose()?;
         for kind in bench.service_kinds() {
             let Kind::KubeProxy(backend) = kind else { continue };
             if !bench.sizes(CASE, kind).contains(&size) {
                 continue;
             }
             let theirs = of_rules(bench, backend, size)?;
-            let Some(ours) = ours else { continue };
+            let Some(Charged { each: ours, all }) = ours else { continue };
+            let services = f64::from(u32::try_from(size)?);
+            let totals: Vec<f64> = theirs.iter().map(|bytes| bytes * services / all).collect();
+            let what = format!("kernel memory, all of it: {kind} / millrace, {size} services");
+            line(bench, what, Unit::Ratio, &totals, None);
             let ratios: Vec<f64> = theirs.iter().map(|bytes| bytes / ours).collect();
             let target =
                 RATIOS.iter().find(|(of, _)| *of == backend).map(|(_, ratio)| Target::AtLeast(*ratio));
@@ -52,8 +56,16 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Bytes for each service, by the maps' own account.
-fn of_maps(bench: &mut Bench<'_>, size: usize) -> Result<f64> {
+/// What the kernel charges for maps, in bytes.
+#[derive(Clone, Copy)]
+struct Charged {
+    /// For each service, beyond what is taken before there is one.
+    each: f64,
+    all: f64,
+}
+
+/// By the maps' own account.
+fn of_maps(bench: &mut Bench<'_>, size: usize) -> Result<Charged> {
     let charged = |count: usize| {
         interrupt::check()?;
         let system = system::build(Setup { policy_peers: None, ..Bench::setup(Kind::Millrace, count) })?;
@@ -69,9 +81,9 @@ fn of_maps(bench: &mut Bench<'_>, size: usize) -> Result<f64> {
     let what = format!("kernel memory of a service: millrace@{size}");
     line(bench, what, Unit::Bytes, &[each], Some(Target::AtMost(MOST)));
     #[expect(clippy::cast_precision_loss, reason = "bytes of a machine")]
-    let all = many as f64 / KIB / KIB;
-    line(bench, format!("all maps: millrace@{size}"), Unit::Mebibytes, &[all], None);
-    Ok(each)
+    let all = many as f64;
+    line(bench, format!("all maps: millrace@{size}"), Unit::Mebibytes, &[all / KIB / KIB], None);
+    Ok(Charged { each, all })
 }
 
 /// Bytes for each service, several times.
@@ -79,7 +91,7 @@ fn of_rules(bench: &mut Bench<'_>, backend: Backend, size: usize) -> Result<Vec<
     let kind = Kind::KubeProxy(backend);
     let setup = Setup { policy_peers: None, ..Bench::setup(kind, size) };
     let origin = if backend == Backend::Nftables { Origin::KubeProxy } else { Origin::Generated };
-    let node = Node::build(backend, setup, origin, Peers::Ipset)?;
+    let node = Node::build(backend, setup, origin)?;
     let repeats = if bench.options.quick { 1 } else { 3 };
     let mut each = Vec::new();
     for _ in 0..repeats {

@@ -10,6 +10,8 @@ use crate::{
 };
 
 const CASE: &str = "B13";
+/// Services that the target is about.
+const TARGET: usize = 30_000;
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of a machine")]
@@ -20,7 +22,13 @@ fn float(bytes: u64) -> f64 {
 /// Footprints by number of services.
 fn footprints(bench: &mut Bench<'_>, kind: Kind) -> Result<Vec<(usize, Footprint)>> {
     let mut footprints = Vec::new();
-    for size in bench.sizes(CASE, kind) {
+    let mut sizes = bench.sizes(CASE, kind);
+    // The number that the target is about.
+    if kind == Kind::Millrace && sizes.last().is_some_and(|most| *most > TARGET) {
+        sizes.push(TARGET);
+        sizes.sort_unstable();
+    }
+    for size in sizes {
         let footprint = bench.station(Bench::setup(kind, size))?.system().footprint()?;
         bench.raw.note(&json!({
             "measurement": "memory", "contender": kind.name(), "services": size,
@@ -37,9 +45,9 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
         let footprints = footprints(bench, kind)?;
         let mut points = Vec::new();
         for (size, footprint) in footprints.iter().filter(|(_, footprint)| footprint.rss > 0) {
-            let target = match (kind, size) {
+            let target = match (kind, *size) {
                 (Kind::Millrace, 0..=10) => Some(Target::AtMost(25.0)),
-                (Kind::Millrace, 30_000) => Some(Target::AtMost(150.0)),
+                (Kind::Millrace, TARGET) => Some(Target::AtMost(150.0)),
                 _ => None,
             };
             let (rss, pss) = (float(footprint.rss) / MIB, float(footprint.pss) / MIB);

@@ -39,7 +39,7 @@ fn reading(sent: Sent) -> Reading {
 }
 
 /// First packets of connections to the service in the middle of the list; without services, to a server.
-fn first_packets(system: &dyn System, flows: u32) -> Result<Stream> {
+pub(super) fn first_packets(system: &dyn System, flows: u32) -> Result<Stream> {
     let (source_mac, destination_mac) = macs(system, system.client().netns, 0)?;
     let setup = system.setup();
     let destination = if setup.kind.has_services() {
@@ -58,13 +58,23 @@ fn first_packets(system: &dyn System, flows: u32) -> Result<Stream> {
     })
 }
 
-/// Datagrams to the service of one endpoint, and their answers.
-pub(super) fn datagrams(system: &dyn System, flows: u32) -> Result<[Stream; 2]> {
+/// Where datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// The service of one endpoint; without services, that endpoint.
+    Service,
+    Pod,
+}
+
+/// Datagrams, and their answers.
+fn datagrams(system: &dyn System, to: To, flows: u32) -> Result<[Stream; 2]> {
     let (client_mac, client_gateway) = macs(system, system.client().netns, 0)?;
     let (server_mac, server_gateway) = macs(system, system.server(0).netns, 1)?;
     let server = SocketAddrV4::new(system.server_addr(0), SINGLE_SERVER_PORT);
-    let has_services = system.setup().kind.has_services();
-    let destination = if has_services { SocketAddrV4::new(SINGLE_VIP, SINGLE_PORT) } else { server };
+    let destination = match to {
+        To::Service if system.setup().kind.has_services() => SocketAddrV4::new(SINGLE_VIP, SINGLE_PORT),
+        To::Service | To::Pod => server,
+    };
     let there = Stream {
         transport: Transport::Udp,
         source_mac: client_mac,
@@ -86,8 +96,13 @@ pub(super) fn datagrams(system: &dyn System, flows: u32) -> Result<[Stream; 2]> 
 }
 
 /// Makes flows that both ends have used.
-pub(super) fn establish(path: &mut PacketPath<'_>, system: &dyn System, flows: u32) -> Result<Stream> {
-    let [there, back] = datagrams(system, flows)?;
+pub(super) fn establish(
+    path: &mut PacketPath<'_>,
+    system: &dyn System,
+    to: To,
+    flows: u32,
+) -> Result<Stream> {
+    let [there, back] = datagrams(system, to, flows)?;
     path.send(system.client().netns, &there, flows).context("first packets")?;
     path.send(system.server(0).netns, &back, flows).context("answers")?;
     path.send(system.client().netns, &there, flows).context("second packets")?;
@@ -222,7 +237,7 @@ pub(super) fn established(bench: &mut Bench<'_>) -> Result<()> {
             let kind = system.setup().kind;
             let path = RefCell::new(PacketPath::open(system)?);
             system.forget_flows()?;
-            let stream = establish(&mut path.borrow_mut(), system, *flows)
+            let stream = establish(&mut path.borrow_mut(), system, To::Service, *flows)
                 .with_context(|| format!("{kind}, {flows} flows"))?;
             contenders.push(Contender::new(kind.name(), move || {
                 Ok(reading(path.borrow_mut().send(system.client().netns, &stream, packets)?))

@@ -8,13 +8,14 @@ use bpf_maps::{
 };
 use serde_json::json;
 
-use super::packets::establish;
+use super::packets::{To, establish, first_packets};
 use crate::{
     bench::Bench,
     measure::statistics::Spread,
-    packets::PacketPath,
+    packets::{PacketPath, Stream, Transport},
     report::{Curve, Plot, Point, Scale, Target, Unit},
-    system::{Kind, millrace::Millrace},
+    station::Station,
+    system::{Kind, Setup, millrace::Millrace},
 };
 
 const CASE: &str = "B18";
@@ -61,62 +62,91 @@ fn each(before: &ProgramInfo, after: &ProgramInfo) -> f64 {
     time / after.run_count.saturating_sub(before.run_count).max(1) as f64
 }
 
+/// Where packets go, and whether a policy is on the way.
+const PATHS: &[(&str, To, Option<usize>)] = &[
+    ("to a pod, no policy", To::Pod, None),
+    ("to a pod, policy", To::Pod, Some(0)),
+    ("to a service, no policy", To::Service, None),
+    ("to a service, policy", To::Service, Some(0)),
+];
+
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
     if !bench.has(Kind::Millrace) {
         return Ok(());
     }
-    let (quick, services, rounds) = (bench.options.quick, bench.smallest(), bench.options.rounds());
-    let station = bench.station(Bench::setup(Kind::Millrace, services))?;
-    let system = station.system();
-    let millrace = system.as_millrace().context("Millrace is Millrace")?;
-    for (name, info) in programs(millrace)? {
+    let (quick, setup) = (bench.options.quick, Bench::setup(Kind::Millrace, bench.smallest()));
+    let station = bench.station(setup)?;
+    for (name, info) in programs(station.system().as_millrace().context("Millrace is Millrace")?)? {
         let insns = Spread::exactly(info.verified_insns.into());
         bench.report.samples(CASE, format!("verified instructions: {name}"), Unit::Count, insns, (1, None));
     }
     let statistics = Statistics::begin()?;
     let flows: &[u32] = if quick { &[1, 1_000] } else { &[1, 1_000, 10_000, 60_000] };
-    let packets = if quick { 20_000 } else { 300_000 };
-    let mut points = Vec::new();
-    for flows in flows {
-        let mut path = PacketPath::open(system)?;
-        system.forget_flows()?;
-        let stream = establish(&mut path, system, *flows)?;
-        let (mut net, mut gross) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let before = (programs(millrace)?, path.counter()?);
-            path.send(system.client().netns, &stream, packets)?;
-            let after = (programs(millrace)?, path.counter()?);
-            let from_pod = |all: &BTreeMap<String, ProgramInfo>| {
-                all.get("from_pod").cloned().context("no link of from_pod is pinned")
+    let mut curves = Vec::new();
+    for (path, to, policy_peers) in PATHS {
+        let station = bench.station(Setup { policy_peers: *policy_peers, ..setup })?;
+        let mut points = Vec::new();
+        for flows in flows {
+            let mut packets = PacketPath::open(station.system())?;
+            station.system().forget_flows()?;
+            let stream = establish(&mut packets, station.system(), *to, *flows)?;
+            let repeat = if quick { 20_000 } else { 300_000 };
+            let net = timed(bench, &station, &mut packets, &stream, repeat)?;
+            let hardest = (*to, *policy_peers) == (To::Service, Some(0));
+            let target = match flows {
+                1_000 if hardest => Some(Target::AtMost(150.0)),
+                60_000 if hardest => Some(Target::AtMost(350.0)),
+                _ => None,
             };
-            let own = each(&from_pod(&before.0)?, &from_pod(&after.0)?);
-            // The counter does next to nothing: what it takes is what counting the time takes.
-            let floor = each(&before.1, &after.1);
-            bench.raw.note(
-                &json!({ "measurement": "program time", "flows": flows, "from_pod": own, "floor": floor }),
-            )?;
-            gross.push(own);
-            net.push(own - floor);
+            let what = format!("from_pod, established, {path}, {flows} flows");
+            bench.report.samples(CASE, what, Unit::Nanoseconds, Spread::of(&net), (net.len(), target));
+            let Spread { median, low, high, .. } = Spread::of(&net);
+            points.push(Point { x: (*flows).into(), y: median, low, high });
         }
-        let target = match flows {
-            1_000 => Some(Target::AtMost(150.0)),
-            60_000 => Some(Target::AtMost(350.0)),
-            _ => None,
-        };
-        let what = |what: &str| format!("from_pod, established flow to a service, {flows} flows, {what}");
-        let (net, gross) = (Spread::of(&net), Spread::of(&gross));
-        let count = rounds as usize;
-        bench.report.samples(CASE, what("net"), Unit::Nanoseconds, net, (count, target));
-        bench.report.samples(CASE, what("as counted"), Unit::Nanoseconds, gross, (count, None));
-        points.push(Point { x: (*flows).into(), y: net.median, low: net.low, high: net.high });
+        curves.push(Curve { name: (*path).to_owned(), points });
     }
-    drop(statistics);
+    let mut packets = PacketPath::open(station.system())?;
+    let new = if quick { 3_000 } else { 30_000 };
+    let stream = first_packets(station.system(), new)?;
+    let net = timed(bench, &station, &mut packets, &stream, new)?;
+    let what = "from_pod, first packet, to a service, policy";
+    bench.report.samples(CASE, what, Unit::Nanoseconds, Spread::of(&net), (net.len(), None));
+    drop((packets, statistics));
     bench.report.plot(Plot {
         name: "program-time".to_owned(),
-        title: "from_pod on a packet of an established flow to a service".to_owned(),
+        title: "The program at a pod, on a packet of an established flow".to_owned(),
         x: ("live flows".to_owned(), Scale::Logarithmic),
-        y: ("ns per run, net".to_owned(), Scale::Linear),
-        curves: vec![Curve { name: "from_pod".to_owned(), points }],
+        y: ("ns per run, net of counting".to_owned(), Scale::Linear),
+        curves,
     });
     Ok(())
+}
+
+/// Sends packets, round by round, and returns the time of one run of `from_pod` in each, less what counting takes.
+fn timed(
+    bench: &mut Bench<'_>,
+    station: &Station,
+    path: &mut PacketPath<'_>,
+    stream: &Stream,
+    packets: u32,
+) -> Result<Vec<f64>> {
+    let system = station.system();
+    let millrace = system.as_millrace().context("Millrace is Millrace")?;
+    let own = || programs(millrace)?.remove("from_pod").context("no link of from_pod is pinned");
+    let mut net = Vec::new();
+    for _ in 0..bench.options.rounds() {
+        if stream.transport == Transport::TcpSyn {
+            system.forget_flows()?;
+        }
+        let before = (own()?, path.counter()?);
+        path.send(system.client().netns, stream, packets)?;
+        let (time, floor) = (each(&before.0, &own()?), each(&before.1, &path.counter()?));
+        bench.raw.note(&json!({
+            "measurement": "program time", "flows": stream.flows, "transport": format!("{:?}", stream.transport),
+            "from_pod": time, "floor": floor,
+        }))?;
+        // The counter does next to nothing: what it takes is what counting the time takes.
+        net.push(time - floor);
+    }
+    Ok(net)
 }

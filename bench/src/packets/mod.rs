@@ -38,14 +38,6 @@ const BATCH: u32 = 64;
 /// How long the last packets may be under way.
 const UNDER_WAY: Duration = Duration::from_millis(500);
 
-/// `struct Template` of the eBPF programs.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Template([u8; TEMPLATE]);
-
-// SAFETY: an array of bytes.
-unsafe impl aya::Pod for Template {}
-
 /// A system whose pods count what reaches them. What it changes is undone when it is dropped.
 pub(crate) struct PacketPath<'a> {
     system: &'a dyn System,
@@ -99,9 +91,9 @@ impl<'a> PacketPath<'a> {
     /// Sends packets out of a pod's interface and waits until each has arrived.
     pub(crate) fn send(&mut self, from: &Netns, stream: &Stream, packets: u32) -> Result<Sent> {
         let link = Link::of(from, POD_LINK)?;
-        let mut template: Array<_, Template> =
+        let mut template: Array<_, [u8; TEMPLATE]> =
             Array::try_from(self.ebpf.map_mut("TEMPLATE").context("no map TEMPLATE")?)?;
-        template.set(0, Template(stream.template()), 0)?;
+        template.set(0, stream.template(), 0)?;
         let mut next: Array<_, u64> = Array::try_from(self.ebpf.map_mut("NEXT").context("no map NEXT")?)?;
         next.set(0, 0, 0)?;
         let cpus = nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;

@@ -235,7 +235,10 @@ impl Report {
     }
 
     /// Writes the table, the figures and the plots.
-    pub(crate) fn write(&self) -> Result<()> {
+    pub(crate) fn write(&mut self) -> Result<()> {
+        let number = |case: &str| case.trim_start_matches(char::is_alphabetic).parse().unwrap_or(u32::MAX);
+        self.lines.sort_by_key(|line| number(line.case));
+        self.left_out.sort_by_key(|(case, _)| number(case));
         let write = |name: &str, text: &str| {
             let path = self.folder.join(name);
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))

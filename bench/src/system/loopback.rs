@@ -73,10 +73,6 @@ impl System for Loopback {
         Ok(())
     }
 
-    fn flows(&self) -> Result<usize> {
-        Ok(0)
-    }
-
     fn footprint(&self) -> Result<Footprint> {
         Ok(Footprint::default())
     }

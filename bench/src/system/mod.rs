@@ -23,7 +23,7 @@ use anyhow::Result;
 use millrace_tests::machine::{netns::Netns, process::Place};
 
 use self::services::ServiceSet;
-use crate::baseline;
+use crate::baseline::{self, Peers};
 
 /// How kube-proxy writes its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +99,8 @@ pub(crate) struct Setup {
     /// Addresses that a NetworkPolicy of the servers allows besides the client; `None`: no policy. Systems without
     /// policies ignore it.
     pub(crate) policy_peers: Option<usize>,
+    /// How the rules beside kube-proxy name those addresses.
+    pub(crate) peers: Peers,
 }
 
 /// What the programs of a system hold.
@@ -136,9 +138,6 @@ pub(crate) trait System {
 
     /// Forgets every tracked flow, so that the next packet of each is a first one.
     fn forget_flows(&self) -> Result<()>;
-
-    /// Tracked flows, as far as the system can say.
-    fn flows(&self) -> Result<usize>;
 
     fn footprint(&self) -> Result<Footprint>;
 

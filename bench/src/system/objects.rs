@@ -1,4 +1,4 @@
-//! The Kubernetes objects of a [`ServiceSet`](super::services::ServiceSet).
+//! The Kubernetes objects of a [`ServiceSet`].
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};

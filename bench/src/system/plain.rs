@@ -50,10 +50,6 @@ impl System for Plain {
         Ok(())
     }
 
-    fn flows(&self) -> Result<usize> {
-        Ok(0)
-    }
-
     fn footprint(&self) -> Result<Footprint> {
         Ok(Footprint::default())
     }

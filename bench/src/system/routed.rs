@@ -59,10 +59,6 @@ impl RoutedNode {
         &self.node
     }
 
-    pub(crate) const fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
-    }
-
     pub(crate) fn client_addr() -> Ipv4Addr {
         Self::addr(0)
     }

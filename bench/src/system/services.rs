@@ -28,16 +28,13 @@ pub(crate) struct ServiceSet {
 }
 
 impl ServiceSet {
-    /// The most there are addresses for.
-    pub(crate) const MAX: usize = 60_000;
-
     pub(crate) fn name(index: usize) -> String {
         format!("svc-{index:05}")
     }
 
     /// The address of a service, by index from 0.
     pub(crate) fn vip(index: usize) -> Ipv4Addr {
-        let offset = u32::try_from(index).expect("at most ServiceSet::MAX services");
+        let offset = u32::try_from(index).expect("at most 60,000 services");
         Ipv4Addr::from_bits(FIRST_VIP.to_bits() + offset)
     }
 

@@ -104,7 +104,7 @@ fn an_agent_that_is_being_replaced_makes_no_node_unready() {
     assert_eq!(answer.code(), 50);
     assert!(answer.message().contains("does not answer"), "{}", answer.message());
     // A clock that was set back is no reason to trust.
-    mark.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    mark.set_modified(SystemTime::now() + Duration::from_hours(1)).unwrap();
     assert_eq!(node.call("STATUS").code(), 50);
 }
 

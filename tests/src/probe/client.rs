@@ -121,7 +121,9 @@ impl Probe {
     pub fn look_up(&self, question: &Question) -> Result<Result<Vec<IpAddr>, Outcome>> {
         match self.order(&Command::LookUp(question.clone()))? {
             Report::Addresses(addresses) => Ok(Ok(addresses)),
-            Report::Outcomes(mut outcomes) => Ok(Err(outcomes.pop().context("one outcome for one question")?)),
+            Report::Outcomes(mut outcomes) => {
+                Ok(Err(outcomes.pop().context("one outcome for one question")?))
+            }
             report => self.unexpected(&report),
         }
     }

@@ -119,7 +119,11 @@ impl Connection {
 }
 
 /// Connects with a deadline, from a given address if wanted. A reset during the handshake stays a refusal.
-pub(super) fn connect_tcp(to: SocketAddr, from: Option<SocketAddr>, deadline: Instant) -> io::Result<TcpStream> {
+pub(super) fn connect_tcp(
+    to: SocketAddr,
+    from: Option<SocketAddr>,
+    deadline: Instant,
+) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd: OwnedFd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;

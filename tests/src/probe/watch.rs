@@ -66,7 +66,10 @@ fn ask_until(watch: &Watch, after_each: &mut dyn FnMut()) -> Result<Duration, St
             Until::Answered | Until::AnsweredBy(_) | Until::Blocked => blocked_at = None,
         }
         if begun.elapsed() >= watch.patience {
-            return Err(format!("{}: {outcome}, not {:?} for {:?}", watch.target.to, watch.until, watch.patience));
+            return Err(format!(
+                "{}: {outcome}, not {:?} for {:?}",
+                watch.target.to, watch.until, watch.patience
+            ));
         }
         std::thread::sleep(INTERVAL);
     }

@@ -33,11 +33,17 @@ fn a_pod_that_asks_as_it_starts_never_gets_out_under_default_deny_egress() -> Re
     for transport in [Transport::Tcp, Transport::Udp] {
         server.listen(transport, 80)?;
     }
-    let served = || -> Result<u64> { Ok(server.served(Transport::Tcp, 80)? + server.served(Transport::Udp, 80)?) };
+    let served =
+        || -> Result<u64> { Ok(server.served(Transport::Tcp, 80)? + server.served(Transport::Udp, 80)?) };
     let addresses = ground.pod_addresses("server")?;
     // Everybody else gets there, so silence means the policy.
     ground.apply(&pod("open", "node-2", "app: open", "serve"))?;
-    becomes(&ground.probe("open")?, &[tcp(&addresses, 80), udp(&addresses, 80)].concat(), ANSWER, Outcome::is_answered)?;
+    becomes(
+        &ground.probe("open")?,
+        &[tcp(&addresses, 80), udp(&addresses, 80)].concat(),
+        ANSWER,
+        Outcome::is_answered,
+    )?;
     let before = served()?;
 
     let mut closed = Vec::new();

@@ -7,12 +7,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
-use millrace_tests::{
-    probe::{
-        client::Probe,
-        watch::now,
-        wire::{Outcome, Target, Until, Watch},
-    },
+use millrace_tests::probe::{
+    client::Probe,
+    watch::now,
+    wire::{Outcome, Target, Until, Watch},
 };
 use serde_json::{Value, json};
 

@@ -47,7 +47,8 @@ fn only_the_api_reaches_the_database_and_only_on_its_port() -> Result<()> {
         client("other-2", "node-2", "other"),
     ];
     ground.apply(&[database, service.to_owned(), clients.concat()].concat())?;
-    let probes = |names: [&str; 2]| names.iter().map(|name| ground.probe(name)).collect::<Result<Vec<Probe>>>();
+    let probes =
+        |names: [&str; 2]| names.iter().map(|name| ground.probe(name)).collect::<Result<Vec<Probe>>>();
     let (apis, others) = (probes(["api-1", "api-2"])?, probes(["other-1", "other-2"])?);
     let (pod, service) = (ground.pod_addresses("database")?, ground.service_addresses("database")?);
     let wanted = [tcp(&pod, 5432), tcp(&service, 5432)].concat();
@@ -109,7 +110,13 @@ spec:
 #[test]
 fn without_egress_there_is_no_dns_until_a_rule_allows_it() -> Result<()> {
     let ground = Ground::new(millrace(), "no-dns")?;
-    ground.apply(&[pod("client-1", "node-1", "app: client", "serve"), pod("client-2", "node-2", "app: client", "serve")].concat())?;
+    ground.apply(
+        &[
+            pod("client-1", "node-1", "app: client", "serve"),
+            pod("client-2", "node-2", "app: client", "serve"),
+        ]
+        .concat(),
+    )?;
     ground.apply(&pod("server", "node-1", "app: server", "serve, --tcp=80"))?;
     let server = tcp(&ground.pod_addresses("server")?, 80);
     let families = ground.cluster().options().families.each();
@@ -171,7 +178,10 @@ fn a_namespace_selector_follows_the_labels_of_namespaces() -> Result<()> {
     let home = Ground::new(millrace(), "team-home")?;
     let first = Ground::labelled(millrace(), "team-first", "team: ours")?;
     let second = Ground::labelled(millrace(), "team-second", "team: theirs")?;
-    home.apply(&[pod("server", "node-1", "app: server", "serve, --tcp=80, --udp=80"), FROM_THE_TEAM.to_owned()].concat())?;
+    home.apply(
+        &[pod("server", "node-1", "app: server", "serve, --tcp=80, --udp=80"), FROM_THE_TEAM.to_owned()]
+            .concat(),
+    )?;
     for (ground, node) in [(&first, "node-1"), (&second, "node-2")] {
         ground.apply(&pod("client", node, "app: client", "serve"))?;
     }

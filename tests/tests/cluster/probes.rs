@@ -64,7 +64,8 @@ fn probes_of_every_kind_pass_under_default_deny_ingress() -> Result<()> {
         becomes(&client, &[tcp(&addresses, 80), tcp(&addresses, 8080)].concat(), SILENCE, silent)?;
     }
     // Probes go on: what they find changes the pods, and comes back.
-    let http: Vec<&String> = pods.iter().map(|(name, _)| name).filter(|name| name.starts_with("http")).collect();
+    let http: Vec<&String> =
+        pods.iter().map(|(name, _)| name).filter(|name| name.starts_with("http")).collect();
     ensure!(http.len() == 2, "a pod of each node is probed over HTTP");
     for (answer, wanted) in [("no", "False"), ("yes", "True")] {
         for name in &http {

@@ -75,7 +75,7 @@ fn translated_by(node: &Node, who: &str) -> Result<()> {
 /// Starts kube-proxy, and waits until it has the stage's services.
 fn start_kube_proxy(cluster: &Cluster, node: &Node) -> Result<()> {
     let mode = proxy::Mode::Iptables(Iptables::Nft);
-    proxy::start_on_node(node, mode, cluster.options().families, cluster.plane())?;
+    proxy::start_on_node(node, mode, cluster.plane())?;
     eventually("kube-proxy has written its rules", PATIENCE, || {
         node.component("kube-proxy").check_runs()?;
         packets_through_kube_proxy(cluster, node).map(drop)
@@ -100,7 +100,9 @@ fn packets_through_kube_proxy(cluster: &Cluster, node: &Node) -> Result<u64> {
     let lines = rules.lines().filter(|line| line.contains(&address) && line.contains("-j KUBE-SVC-"));
     let packets = lines.map(|line| {
         let counter = line.strip_prefix('[').and_then(|line| line.split_once(':'));
-        counter.and_then(|(packets, _)| packets.parse::<u64>().ok()).with_context(|| format!("a counter: {line}"))
+        counter
+            .and_then(|(packets, _)| packets.parse::<u64>().ok())
+            .with_context(|| format!("a counter: {line}"))
     });
     let packets: Vec<u64> = packets.collect::<Result<_>>()?;
     ensure!(packets.len() == 2, "rules for {} of 2 ports", packets.len());

@@ -77,8 +77,12 @@ struct Scene {
 impl Scene {
     fn new(name: &str) -> Result<Self> {
         let ground = Ground::new(millrace(), name)?;
-        let lasting = pod("lasting", "node-1", "app: lasting, behind: service", "serve, --tcp=8000, --udp=8000");
-        ground.apply(&[SERVERS.replace("SCENE", name), lasting, pod("client", "node-1", "app: client", "serve")].concat())?;
+        let lasting =
+            pod("lasting", "node-1", "app: lasting, behind: service", "serve, --tcp=8000, --udp=8000");
+        ground.apply(
+            &[SERVERS.replace("SCENE", name), lasting, pod("client", "node-1", "app: client", "serve")]
+                .concat(),
+        )?;
         ground.cluster().wait_for_deployment(name, "server")?;
         ground.wait_for_pod("lasting")?;
         let probes = || -> Result<Vec<Probe>> {
@@ -146,7 +150,10 @@ impl Scene {
     fn servers(&self) -> Result<BTreeSet<(String, String)>> {
         let pods = self.ground.objects::<core::Pod>().list("app=server")?;
         let place = |pod: core::Pod| {
-            (pod.metadata.name.unwrap_or_default(), pod.spec.unwrap_or_default().node_name.unwrap_or_default())
+            (
+                pod.metadata.name.unwrap_or_default(),
+                pod.spec.unwrap_or_default().node_name.unwrap_or_default(),
+            )
         };
         Ok(pods.into_iter().map(place).collect())
     }
@@ -223,7 +230,9 @@ impl Drop for Cordoned {
 fn the_drain_of_a_node_loses_no_request() -> Result<()> {
     const DRAINED: &str = "node-2";
     let scene = Scene::new("drain")?;
-    let on = |servers: &BTreeSet<(String, String)>, node: &str| servers.iter().filter(|(_, on)| on == node).count();
+    let on = |servers: &BTreeSet<(String, String)>, node: &str| {
+        servers.iter().filter(|(_, on)| on == node).count()
+    };
     ensure!(on(&scene.servers()?, DRAINED) == 2, "the servers are spread: {:?}", scene.servers()?);
     let _cordoned = Cordoned(DRAINED);
     scene.under_load("drain of a node with 2 of 4 servers", |scene| {

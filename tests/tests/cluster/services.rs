@@ -81,7 +81,9 @@ fn a_deployment_is_reached_by_address_and_name_from_everywhere_and_shares_its_lo
     const BATCH: usize = 50;
     const LEAST: usize = 20;
     let ground = Ground::new(millrace(), "services")?;
-    ground.apply(&[servers("node-1"), servers("node-2"), service("server", "app: server", 8000), clients()].concat())?;
+    ground.apply(
+        &[servers("node-1"), servers("node-2"), service("server", "app: server", 8000), clients()].concat(),
+    )?;
     for node in ["node-1", "node-2"] {
         ground.cluster().wait_for_deployment(ground.name(), &format!("server-{node}"))?;
     }
@@ -89,7 +91,8 @@ fn a_deployment_is_reached_by_address_and_name_from_everywhere_and_shares_its_lo
     let (pods, nodes) = probes(&ground)?;
     for pod in &pods {
         for name in ["server", "server.services", "server.services.svc.cluster.local"] {
-            let found = eventually(format!("{} looks up {name}", pod.name()), PATIENCE, || pod.resolve(name))?;
+            let found =
+                eventually(format!("{} looks up {name}", pod.name()), PATIENCE, || pod.resolve(name))?;
             let found: std::collections::BTreeSet<_> = found.into_iter().collect();
             assert_eq!(found, addresses.iter().copied().collect(), "{} looks up {name}", pod.name());
         }
@@ -109,7 +112,10 @@ fn a_deployment_is_reached_by_address_and_name_from_everywhere_and_shares_its_lo
                     *shares.entry(server).or_insert(0) += answers;
                 }
             }
-            ensure!(shares.len() == 4 && shares.values().all(|answers| *answers >= LEAST), "{what}: {shares:?}");
+            ensure!(
+                shares.len() == 4 && shares.values().all(|answers| *answers >= LEAST),
+                "{what}: {shares:?}"
+            );
         }
         let unconnected = addresses.iter().map(|address| Target {
             transport: Transport::UnconnectedUdp,
@@ -117,7 +123,9 @@ fn a_deployment_is_reached_by_address_and_name_from_everywhere_and_shares_its_lo
             from: None,
         });
         // An answer comes from the address that was asked.
-        for (target, outcome) in unconnected.clone().zip(probe.probe(&unconnected.collect::<Vec<_>>(), ANSWER)?) {
+        for (target, outcome) in
+            unconnected.clone().zip(probe.probe(&unconnected.collect::<Vec<_>>(), ANSWER)?)
+        {
             let Outcome::Answered(answer) = outcome else {
                 bail!("{} asks {}: {outcome}", probe.name(), target.to)
             };
@@ -153,7 +161,8 @@ fn a_wrong_target_port_and_a_service_without_servers_refuse() -> Result<()> {
         }
     }
     // The same Service works as soon as the mistake is mended, and the empty one as soon as there is a server.
-    ground.apply(&[service("wrong", "app: server", 8000), service("nobody", "app: server", 8000)].concat())?;
+    ground
+        .apply(&[service("wrong", "app: server", 8000), service("nobody", "app: server", 8000)].concat())?;
     for service in ["wrong", "nobody"] {
         let targets = ways(&ground, service)?;
         for probe in pods.iter().chain(&nodes) {

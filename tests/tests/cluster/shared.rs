@@ -52,7 +52,10 @@ pub(crate) fn in_pod(cluster: &Cluster, pod: &str, arguments: &[&str]) -> Result
 /// The same in a pod of any namespace.
 pub(crate) fn in_pod_of(cluster: &Cluster, namespace: &str, pod: &str, arguments: &[&str]) -> Result<String> {
     let mut kubectl = cluster.kubectl()?;
-    kubectl.args(["exec", "--namespace", namespace, pod, "--", "/workload"]).args(arguments).stdin(Stdio::null());
+    kubectl
+        .args(["exec", "--namespace", namespace, pod, "--", "/workload"])
+        .args(arguments)
+        .stdin(Stdio::null());
     let output = kubectl.output().context("run kubectl")?;
     if !output.status.success() {
         bail!("in {pod}: {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());

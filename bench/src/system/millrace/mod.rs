@@ -79,14 +79,6 @@ impl Millrace {
         &self.topology
     }
 
-    pub(crate) fn server_pod(&self, endpoint: usize) -> &Pod {
-        &self.servers[endpoint]
-    }
-
-    pub(crate) fn client_pod(&self) -> &Pod {
-        &self.client
-    }
-
     /// Writes all services, many to a file; the one that changes has a file of its own.
     fn write_services(&self) -> Result<()> {
         let all: Vec<usize> = (0..ENDPOINTS).collect();
@@ -196,10 +188,6 @@ impl System for Millrace {
 
     fn forget_flows(&self) -> Result<()> {
         memory::empty(&self.pins(), &[MapId::CT_NEW_V4, MapId::CT_EST_V4])
-    }
-
-    fn flows(&self) -> Result<usize> {
-        self.node_of().maps().flows()
     }
 
     fn footprint(&self) -> Result<Footprint> {
