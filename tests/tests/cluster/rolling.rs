@@ -119,12 +119,12 @@ impl Scene {
             ensure!(report.answered_fresh > 100, "{} asked too little to tell: {report:?}", client.name());
             total.add(&report);
         }
-        result?;
         let LoadReport { answered_fresh, lost, reset, slowest, .. } = total;
         tell(&format!(
             "{what}: {answered_fresh} requests answered, {lost} lost, {reset} refused or reset, the slowest {} ms",
             slowest.as_millis()
         ));
+        result?;
         ensure!(lost == 0 && reset == 0, "{what}: {total:?}");
         for connection in &held {
             let outcome = connection.exchange(ANSWER)?;
