@@ -75,7 +75,7 @@ fn translated_by(node: &Node, who: &str) -> Result<()> {
 /// Starts kube-proxy, and waits until it has the stage's services.
 fn start_kube_proxy(cluster: &Cluster, node: &Node) -> Result<()> {
     let mode = proxy::Mode::Iptables(Iptables::Nft);
-    proxy::start_on_node(node, mode, cluster.options().families, cluster.plane())?;
+    proxy::start_on_node(node, mode, cluster.plane())?;
     eventually("kube-proxy has written its rules", PATIENCE, || {
         node.component("kube-proxy").check_runs()?;
         packets_through_kube_proxy(cluster, node).map(drop)
