@@ -37,7 +37,8 @@ impl Cluster {
         let log = self.audit_log()?;
         let mut by_id = BTreeMap::new();
         // The last line may be half written.
-        let whole = log.get(position..).and_then(|notes| notes.rsplit_once('\n')).map_or("", |(whole, _)| whole);
+        let whole =
+            log.get(position..).and_then(|notes| notes.rsplit_once('\n')).map_or("", |(whole, _)| whole);
         for line in whole.lines() {
             let note: Note = serde_json::from_str(line).with_context(|| format!("a note: {line}"))?;
             let resource = note.object_ref.map_or_else(String::new, |object| object.resource);

@@ -83,8 +83,10 @@ impl Inventory {
     pub fn beyond(&self, other: &Self) -> Vec<String> {
         let lines = |inventory: &Self| -> BTreeSet<String> {
             let leases = inventory.leases.iter().map(|(address, of)| format!("lease {address} {of}"));
-            let endpoints = inventory.endpoints.iter().map(|(address, of)| format!("endpoint {address} {of}"));
-            let maps = inventory.map_entries.iter().map(|(name, entries)| format!("{entries} entries in {name}"));
+            let endpoints =
+                inventory.endpoints.iter().map(|(address, of)| format!("endpoint {address} {of}"));
+            let maps =
+                inventory.map_entries.iter().map(|(name, entries)| format!("{entries} entries in {name}"));
             let sets = [
                 ("interface", &inventory.interfaces),
                 ("pin", &inventory.pins),
@@ -92,7 +94,8 @@ impl Inventory {
                 ("route", &inventory.routes),
                 ("namespace", &inventory.namespaces),
             ];
-            let sets = sets.into_iter().flat_map(|(what, set)| set.iter().map(move |name| format!("{what} {name}")));
+            let sets =
+                sets.into_iter().flat_map(|(what, set)| set.iter().map(move |name| format!("{what} {name}")));
             leases.chain(endpoints).chain(maps).chain(sets).collect()
         };
         lines(self).difference(&lines(other)).cloned().collect()

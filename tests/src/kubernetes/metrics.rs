@@ -68,7 +68,8 @@ fn sample<T: FromStr<Err: Error + Send + Sync + 'static> + Default>(
 }
 
 fn get(from: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&from, PATIENCE).with_context(|| format!("connect to {from}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&from, PATIENCE).with_context(|| format!("connect to {from}"))?;
     stream.set_read_timeout(Some(PATIENCE)).context("set a time-out")?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").context("send a request")?;
     let mut answer = String::new();

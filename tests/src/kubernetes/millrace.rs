@@ -10,7 +10,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
 use serde_json::{Value, json};
 
-use super::{Cluster, Node, manifest, ready::{PATIENCE, is_ready_pod}};
+use super::{
+    Cluster, Node, manifest,
+    ready::{PATIENCE, is_ready_pod},
+};
 use crate::{eventually::eventually, machine::binaries::binary};
 
 /// What `deploy/` installs.

@@ -29,7 +29,10 @@ impl Cluster {
             let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
             groups.lines().any(|line| line.rsplit('/').next() == Some(id))
         };
-        numbers.filter(is_in_container).min().with_context(|| format!("no process runs in pod {}", name_of(pod)))
+        numbers
+            .filter(is_in_container)
+            .min()
+            .with_context(|| format!("no process runs in pod {}", name_of(pod)))
     }
 
     /// Starts a process in a pod whose container holds the program of test pods, ready for orders.

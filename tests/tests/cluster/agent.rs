@@ -180,7 +180,8 @@ fn ready_since(cluster: &Cluster) -> Result<Vec<String>> {
     let nodes = cluster.api().cluster_wide::<NodeObject>().list("")?;
     let since = |node: &NodeObject| {
         let conditions = node.status.as_ref()?.conditions.as_ref()?;
-        let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+        let ready =
+            conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
         Some(format!("{:?}", ready.last_transition_time))
     };
     nodes.iter().map(|node| since(node).context("a node is not ready")).collect()

@@ -71,7 +71,10 @@ fn traffic_goes_on_without_a_control_plane_and_changes_arrive_when_it_is_back() 
         for node in cluster.nodes() {
             says_unreachable(node, false, RECOVERY)?;
         }
-        println!("control plane away for {away:.0?}; the agents follow it again {:.1?} after its start", back.elapsed());
+        println!(
+            "control plane away for {away:.0?}; the agents follow it again {:.1?} after its start",
+            back.elapsed()
+        );
         cluster.api().apply_yaml(LATE)?;
         let late = format!("{}:80", service(cluster, "late")?);
         for client in crate::stage::pods(cluster, "client")?.into_values() {
@@ -91,8 +94,11 @@ fn says_unreachable(node: &Node, expected: bool, patience: Duration) -> Result<(
     let what = if expected { "says that" } else { "does not say any more that" };
     eventually(format!("{} {what} the API server cannot be reached", node.name()), patience, || {
         let status = node.millrace(&["status"])?;
-        let problems = status["agent"]["problems"].as_array().with_context(|| format!("no status: {status}"))?;
-        let says = problems.iter().any(|problem| problem.as_str().is_some_and(|text| text.contains("cannot be reached")));
+        let problems =
+            status["agent"]["problems"].as_array().with_context(|| format!("no status: {status}"))?;
+        let says = problems
+            .iter()
+            .any(|problem| problem.as_str().is_some_and(|text| text.contains("cannot be reached")));
         ensure!(says == expected, "problems: {problems:?}");
         Ok(())
     })

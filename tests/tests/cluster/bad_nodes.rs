@@ -51,13 +51,15 @@ fn a_node_without_pod_cidr_is_told_what_it_lacks_and_pods_wait() -> Result<()> {
         cluster.api().apply_yaml(NEWCOMER)?;
         let message = eventually("an event says why the pod waits", PATIENCE, || {
             let events = cluster.api().namespaced::<Event>("default").list("")?;
-            let of_pod = events.into_iter().filter(|event| event.involved_object.name.as_deref() == Some("homeless"));
+            let of_pod =
+                events.into_iter().filter(|event| event.involved_object.name.as_deref() == Some("homeless"));
             let mut messages = of_pod.filter_map(|event| event.message);
             messages.find(|message| message.contains("podCIDR")).context("no event names the field")
         })?;
         println!("a pod on a node without pod CIDRs: {message}");
 
-        nodes.patch("node-2", &json!({ "spec": { "podCIDR": spec.pod_cidr, "podCIDRs": spec.pod_cidrs } }))?;
+        nodes
+            .patch("node-2", &json!({ "spec": { "podCIDR": spec.pod_cidr, "podCIDRs": spec.pod_cidrs } }))?;
         wait_for_pod(cluster, "homeless")?;
         agent_is_ready(cluster, "node-2", true)?;
         stage.end("the other node meanwhile")?;

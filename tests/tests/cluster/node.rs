@@ -1,5 +1,8 @@
 //! A node loses its power and comes back.
-use std::{collections::BTreeMap, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -8,11 +11,7 @@ use millrace_tests::{
     kubernetes::{Cluster, inventory::Inventory, ready::is_ready_pod},
 };
 
-use crate::{
-    own::alone,
-    shared::PATIENCE,
-    stage::Stage,
-};
+use crate::{own::alone, shared::PATIENCE, stage::Stage};
 
 /// The agent compares its leases with the interfaces every half minute.
 const SWEPT: Duration = Duration::from_secs(75);
@@ -42,7 +41,11 @@ fn a_node_that_lost_its_power_comes_back_and_the_other_one_goes_on() -> Result<(
             }
             Ok(())
         })?;
-        println!("node-1 off and on: all its {} pods ready after {:.1?}", earlier.len(), switched_off.elapsed());
+        println!(
+            "node-1 off and on: all its {} pods ready after {:.1?}",
+            earlier.len(),
+            switched_off.elapsed()
+        );
         other.end("the other node meanwhile")?;
 
         let stage = Stage::set(cluster)?;
@@ -52,8 +55,18 @@ fn a_node_that_lost_its_power_comes_back_and_the_other_one_goes_on() -> Result<(
         eventually("nothing of before the restart is left", SWEPT, || {
             let now = Inventory::take(node)?;
             now.check()?;
-            ensure!(now.leases.len() == before.leases.len(), "leases {:?}, before {:?}", now.leases, before.leases);
-            ensure!(now.map_entries == before.map_entries, "{:?}, before {:?}", now.map_entries, before.map_entries);
+            ensure!(
+                now.leases.len() == before.leases.len(),
+                "leases {:?}, before {:?}",
+                now.leases,
+                before.leases
+            );
+            ensure!(
+                now.map_entries == before.map_entries,
+                "{:?}, before {:?}",
+                now.map_entries,
+                before.map_entries
+            );
             ensure!(now.pins.len() == before.pins.len(), "pins {:?}, before {:?}", now.pins, before.pins);
             let aside = now.files.difference(&before.files).collect::<Vec<_>>();
             ensure!(aside.is_empty(), "files that were not there before: {aside:?}");

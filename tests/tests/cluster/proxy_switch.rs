@@ -100,7 +100,9 @@ fn packets_through_kube_proxy(cluster: &Cluster, node: &Node) -> Result<u64> {
     let lines = rules.lines().filter(|line| line.contains(&address) && line.contains("-j KUBE-SVC-"));
     let packets = lines.map(|line| {
         let counter = line.strip_prefix('[').and_then(|line| line.split_once(':'));
-        counter.and_then(|(packets, _)| packets.parse::<u64>().ok()).with_context(|| format!("a counter: {line}"))
+        counter
+            .and_then(|(packets, _)| packets.parse::<u64>().ok())
+            .with_context(|| format!("a counter: {line}"))
     });
     let packets: Vec<u64> = packets.collect::<Result<_>>()?;
     ensure!(packets.len() == 2, "rules for {} of 2 ports", packets.len());

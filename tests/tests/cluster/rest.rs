@@ -29,7 +29,8 @@ fn an_agent_at_rest_stays_within_what_it_asks_of_its_node() -> Result<()> {
         let agents = cluster.wait_for_other_agents(&BTreeMap::new())?;
         let processes: Vec<u32> =
             agents.values().map(|agent| cluster.process_of(agent)).collect::<Result<_>>()?;
-        let before: Vec<Duration> = processes.iter().map(|process| processor_time(*process)).collect::<Result<_>>()?;
+        let before: Vec<Duration> =
+            processes.iter().map(|process| processor_time(*process)).collect::<Result<_>>()?;
         let begun = Instant::now();
         // Nothing is waited for: this is what is measured.
         std::thread::sleep(WATCHED);

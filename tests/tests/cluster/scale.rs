@@ -1,5 +1,8 @@
 //! Many pods come and go: nothing of them is left.
-use std::{fs, time::{Duration, Instant}};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -84,7 +87,10 @@ fn waves_of_pods_leave_nothing_behind() -> Result<()> {
         }
         eventually("the agents have as many open files as before", SETTLED, || {
             let now = open_files(cluster)?;
-            ensure!(now.iter().zip(&open_before).all(|(now, before)| now <= before), "{now:?}, before {open_before:?}");
+            ensure!(
+                now.iter().zip(&open_before).all(|(now, before)| now <= before),
+                "{now:?}, before {open_before:?}"
+            );
             Ok(())
         })
     })
@@ -116,7 +122,11 @@ fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
     let mut kubectl = cluster.kubectl()?;
     kubectl.args(arguments).arg(format!("--timeout={}s", PATIENCE.as_secs()));
     let output = kubectl.output().context("run kubectl")?;
-    ensure!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "kubectl {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }
 

@@ -1,5 +1,9 @@
 //! Pods under a load in which every failure counts: what tests look at while they break something else.
-use std::{collections::BTreeMap, net::{IpAddr, SocketAddr}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -192,7 +196,8 @@ fn prepare(cluster: &Cluster) -> Result<()> {
         eventually(format!("every node has a {role}"), PATIENCE, || {
             let pods = pods(cluster, role)?;
             ensure!(pods.len() == cluster.nodes().len(), "on {:?}", pods.keys());
-            let unready: Vec<_> = pods.iter().filter(|(_, pod)| !is_ready_pod(pod)).map(|(node, _)| node).collect();
+            let unready: Vec<_> =
+                pods.iter().filter(|(_, pod)| !is_ready_pod(pod)).map(|(node, _)| node).collect();
             ensure!(unready.is_empty(), "not ready on {unready:?}");
             Ok(())
         })?;
