@@ -1,10 +1,13 @@
 //! The agent goes, stays away, comes in another version: whoever uses the network does not notice.
-use std::{process::Command, time::Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Event, Pod},
+    core::v1::{Event, Node as NodeObject, Pod},
 };
 use millrace_tests::{
     eventually::eventually,
@@ -23,6 +26,9 @@ use crate::{
 
 /// A label that no node has.
 const NOWHERE: &str = "millrace.io/absent";
+
+/// Long enough for every kubelet to notice.
+const AWAY: Duration = Duration::from_secs(15);
 
 /// On a node, whatever the scheduler thinks of it.
 const NEWCOMER: &str = r"
@@ -84,16 +90,28 @@ fn while_the_agent_is_away_a_new_pod_waits_and_the_others_go_on() -> Result<()> 
         let stage = Stage::set(cluster)?;
         stage.begin()?;
         let agents = cluster.agents()?;
+        let ready_since = ready_since(cluster)?;
+        let away = Instant::now();
         choose_nodes(cluster, Some("yes"))?;
         eventually("no agent is left", PATIENCE, || {
             let left = cluster.agents()?;
             ensure!(left.is_empty(), "on {:?}", left.keys());
             Ok(())
         })?;
-        let result = a_new_pod_waits(cluster).and_then(|()| stage.goes_on());
+        let result = a_new_pod_waits(cluster).and_then(|()| {
+            // The kubelets ask the plugin every five seconds.
+            while away.elapsed() < AWAY {
+                stage.goes_on()?;
+            }
+            Ok(())
+        });
         choose_nodes(cluster, None)?;
         result?;
         cluster.wait_for_other_agents(&agents)?;
+        println!("agents away for {:.1?}", away.elapsed());
+        // The pods of a node that is not ready are taken out of every service, and evicted later.
+        let now = self::ready_since(cluster)?;
+        ensure!(now == ready_since, "nodes were not ready meanwhile: since {now:?}, before {ready_since:?}");
         let pod = wait_for_pod(cluster, "newcomer")?;
         ensure!(address(&pod).is_some(), "it has no address");
         stage.end("agents away")?;
@@ -155,4 +173,16 @@ fn run_image(agents: &Agents, wanted: &str) -> Result<()> {
         ensure!(image(agent).as_deref() == Some(wanted), "the agent of {node} runs {:?}", image(agent));
     }
     Ok(())
+}
+
+/// Since when each node has been ready.
+fn ready_since(cluster: &Cluster) -> Result<Vec<String>> {
+    let nodes = cluster.api().cluster_wide::<NodeObject>().list("")?;
+    let since = |node: &NodeObject| {
+        let conditions = node.status.as_ref()?.conditions.as_ref()?;
+        let ready =
+            conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+        Some(format!("{:?}", ready.last_transition_time))
+    };
+    nodes.iter().map(|node| since(node).context("a node is not ready")).collect()
 }

@@ -20,8 +20,9 @@ use crate::{
 /// Longer than the server would let a watch of the agent last.
 const OUTAGE: Duration = Duration::from_secs(65);
 
-/// How long the agent may take to try again after the server came back: its waits grow to half a minute.
-const RECOVERY: Duration = Duration::from_secs(60);
+/// How long the agent may take to try again after the server came back: its waits grow to a minute, and a watch that is
+/// quiet must hold for ten seconds.
+const RECOVERY: Duration = Duration::from_secs(100);
 
 /// The programs that go. The store stays, as it does when an API server is replaced.
 const PROGRAMS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
