@@ -74,6 +74,6 @@ fn get(from: SocketAddr, path: &str) -> Result<String> {
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").context("send a request")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read an answer")?;
-    ensure!(answer.starts_with("HTTP/1.0 200"), "{from}{path}: {:.100}", answer);
+    ensure!(answer.starts_with("HTTP/1.0 200"), "{from}{path}: {answer:.100}");
     Ok(answer)
 }

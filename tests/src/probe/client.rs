@@ -119,13 +119,12 @@ impl Probe {
 
     /// Asks a DNS server. What is in the way of an answer is the outcome.
     pub fn look_up(&self, question: &Question) -> Result<Result<Vec<IpAddr>, Outcome>> {
-        match self.order(&Command::LookUp(question.clone()))? {
-            Report::Addresses(addresses) => Ok(Ok(addresses)),
-            Report::Outcomes(mut outcomes) => {
-                Ok(Err(outcomes.pop().context("one outcome for one question")?))
-            }
-            report => self.unexpected(&report),
+        let report = self.order(&Command::LookUp(question.clone()))?;
+        if let Report::Addresses(addresses) = report {
+            return Ok(Ok(addresses));
         }
+        let Report::Outcomes(mut outcomes) = report else { return self.unexpected(&report) };
+        Ok(Err(outcomes.pop().context("one outcome for one question")?))
     }
 
     /// The addresses of a name, by the resolver that programs there have.

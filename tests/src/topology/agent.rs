@@ -168,10 +168,9 @@ impl Node {
     /// Asks the agent whether the node can be used.
     pub fn health(&self) -> Result<Health> {
         let path = self.runtime_dir().join(SOCKET_NAME);
-        match client::call(&path, Request::Health, PATIENCE).context("ask the agent for its health")? {
-            Reply::Health(health) => Ok(health),
-            reply => bail!("the agent answered {reply:?}"),
-        }
+        let reply = client::call(&path, Request::Health, PATIENCE).context("ask the agent for its health")?;
+        let Reply::Health(health) = reply else { bail!("the agent answered {reply:?}") };
+        Ok(health)
     }
 
     /// Ends the agent at once, without a chance to clean up.
