@@ -126,11 +126,14 @@ impl Blob {
     }
 }
 
-/// Owner, group and time are those that every header starts with: 0.
+/// Of root, and of no time: the archive must not tell when and by whom it was made.
 fn header(mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_mode(mode);
     header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn require_static(program: &[u8]) -> Result<()> {
     let table = usize::try_from(u64_at(program, 32)?)?;
     let count = usize::from(u16_at(program, 56)?);
     for header in (0..count).map(|index| table + index * PROGRAM_HEADER) {
+        bytes_at::<PROGRAM_HEADER>(program, header)?;
         match u32_at(program, header)? {
             PT_INTERP => bail!("it is linked dynamically: it names a program interpreter"),
             PT_DYNAMIC => {
