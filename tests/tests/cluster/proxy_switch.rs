@@ -1,6 +1,6 @@
 //! The services of a node move from Millrace to a real kube-proxy and back, as docs/install.md says, while they are
 //! used. Those of the other node stay where they are.
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Node as NodeObject;
@@ -18,6 +18,9 @@ use crate::{
 
 const NODE: &str = "node-1";
 
+/// Longer than net.netfilter.nf_conntrack_tcp_timeout_syn_sent.
+const FORGOTTEN: Duration = Duration::from_secs(150);
+
 #[test]
 fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
     alone(|cluster| {
@@ -27,8 +30,10 @@ fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
         let stage = Stage::set(cluster)?;
         stage.begin()?;
         leave_services_to(cluster, node, "both")?;
+        stage.goes_on().context("both, before kube-proxy is started")?;
+        forgets_half_seen_connections(node)?;
         start_kube_proxy(cluster, node)?;
-        stage.goes_on()?;
+        stage.goes_on().context("both, with kube-proxy")?;
         leave_services_to(cluster, node, "kube-proxy")?;
         stage.end("Millrace to kube-proxy")?;
 
@@ -49,6 +54,20 @@ fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
         leave_services_to(cluster, node, "millrace")?;
         stage.end("both to Millrace")?;
         label(cluster, None)
+    })
+}
+
+/// Waits until netfilter has forgotten the connections of which it saw one direction, while Millrace answered past it:
+/// kube-proxy would drop their packets. The kubelet's rules make netfilter look, and it forgets after two minutes.
+fn forgets_half_seen_connections(node: &Node) -> Result<()> {
+    eventually("netfilter forgets half-seen connections", FORGOTTEN, || {
+        let mut list = Command::new("conntrack");
+        list.args(["-L", "-p", "tcp", "--state", "SYN_SENT"]);
+        let output = node.run(list)?;
+        ensure!(output.status.success(), "conntrack -L: {}", String::from_utf8_lossy(&output.stderr));
+        let connections = String::from_utf8_lossy(&output.stdout).lines().count();
+        ensure!(connections == 0, "{connections} are known");
+        Ok(())
     })
 }
 

@@ -144,7 +144,7 @@ impl Stage {
         self.goes_on()
     }
 
-    /// Everybody asks a few more times.
+    /// Everybody asks a few more times, and nothing has failed so far.
     pub(crate) fn goes_on(&self) -> Result<()> {
         const MORE: u64 = 50;
         for probe in self.clients.iter().chain(&self.strangers) {
@@ -158,6 +158,16 @@ impl Stage {
                 }
                 bail!("{now:?}, before {before:?}")
             })?;
+            let now = probe.load_so_far()?;
+            ensure!(
+                (now.lost, now.reset, now.breaches) == (0, 0, 0),
+                "{}: {} lost, {} reset, {} forbidden ones passed: {:#?}",
+                probe.name(),
+                now.lost,
+                now.reset,
+                now.breaches,
+                now.failures
+            );
         }
         Ok(())
     }
