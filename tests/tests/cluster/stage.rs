@@ -77,6 +77,8 @@ pub(crate) struct Stage {
     strangers: Vec<Probe>,
     allowed: Vec<Target>,
     forbidden: Vec<Target>,
+    /// Where the clients ask from.
+    sources: Vec<IpAddr>,
 }
 
 impl Stage {
@@ -101,13 +103,21 @@ impl Stage {
     }
 
     fn on(cluster: &Cluster, chosen: impl Fn(&str) -> bool) -> Result<Self> {
-        let mut stage =
-            Self { clients: Vec::new(), strangers: Vec::new(), allowed: Vec::new(), forbidden: Vec::new() };
+        let mut stage = Self {
+            clients: Vec::new(),
+            strangers: Vec::new(),
+            allowed: Vec::new(),
+            forbidden: Vec::new(),
+            sources: Vec::new(),
+        };
         for role in ROLES {
             for (node, pod) in pods(cluster, role)?.iter().filter(|(node, _)| chosen(node)) {
                 let to = address(pod).with_context(|| format!("the {role} of {node} has no address"))?;
                 match role {
-                    "client" => stage.clients.push(cluster.probe(pod)?),
+                    "client" => {
+                        stage.clients.push(cluster.probe(pod)?);
+                        stage.sources.push(to);
+                    }
                     "stranger" => stage.strangers.push(cluster.probe(pod)?),
                     "guarded" => {
                         stage.allowed.extend(both(to));
@@ -142,6 +152,11 @@ impl Stage {
         self.clients.iter().try_for_each(|client| client.start_load(&plan(&self.allowed, &[])))?;
         self.strangers.iter().try_for_each(|stranger| stranger.start_load(&plan(&[], &self.forbidden)))?;
         self.goes_on()
+    }
+
+    /// The addresses of the clients.
+    pub(crate) fn sources(&self) -> &[IpAddr] {
+        &self.sources
     }
 
     /// Everybody asks a few more times, and nothing has failed so far.

@@ -37,6 +37,8 @@ use super::{
 const WATCH_SECONDS: u32 = 60;
 /// A watch that has not failed for this long after a failure works again: a quiet kind sends nothing to prove it.
 const WORKS_AGAIN: Duration = Duration::from_secs(10);
+/// kube waits for up to a minute, jitter included. A thousand agents that ask once in this time are no load.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Events that are ready together are sent together, up to this many.
 const BATCH_EVENTS: usize = 1024;
 
@@ -145,7 +147,7 @@ impl<K: Watched> Follower<K> {
                     let (step, report) = self.recovery.failed(&error);
                     batch.reports.extend(report);
                     self.send(seen, batch).await?;
-                    time::sleep(self.backoff.next().unwrap_or(WORKS_AGAIN)).await;
+                    time::sleep(self.backoff.next().map_or(WORKS_AGAIN, |wait| wait.min(LONGEST_WAIT))).await;
                     return Ok(step);
                 }
                 None => return self.send(seen, batch).await.map(|()| Step::ListAgain),
