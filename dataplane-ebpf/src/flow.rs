@@ -3,8 +3,10 @@ use dataplane_common::net::Be16;
 
 use crate::packet::Packet;
 
-/// What identifies a flow, as one of its packets carries it.
+/// What identifies a flow, as one of its packets carries it: addresses and ports stand as they do in a packet without
+/// options.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct Tuple<A> {
     pub(crate) source: A,
     pub(crate) destination: A,

@@ -12,6 +12,28 @@ pub const fn fold(sum: u64) -> u16 {
     !(sum as u16)
 }
 
+/// The one's complement difference between two sums of words, in 32 bits: what a checksum over them changes by.
+#[must_use]
+#[inline(always)]
+pub const fn difference(old: u64, new: u64) -> u32 {
+    reduce(new + !reduce(old) as u64)
+}
+
+/// A checksum after the words that it covers have changed by a [`difference`].
+#[must_use]
+#[inline(always)]
+pub const fn updated(checksum: u16, difference: u32) -> u16 {
+    fold(!checksum as u64 + difference as u64)
+}
+
+/// Adds the carries of a sum to it until it has 32 bits.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the carries are added before")]
+const fn reduce(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+}
+
 /// Adds the 16-bit words of `data`, in the byte order of the machine.
 #[must_use]
 pub fn sum(data: &[u8]) -> u64 {
@@ -36,6 +58,25 @@ mod tests {
         let checksum = fold(sum(&data)).to_ne_bytes();
         data[10..12].copy_from_slice(&checksum);
         assert_eq!(fold(sum(&data)), 0);
+    }
+
+    #[test]
+    fn an_updated_checksum_is_that_of_the_new_words() {
+        let words = |data: &[u8; 8]| {
+            let word = |at: usize| u64::from(u32::from_ne_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]));
+            word(0) + word(4)
+        };
+        let samples: [[u8; 8]; 4] =
+            [[10, 0, 0, 1, 10, 96, 0, 1], [255; 8], [0; 8], [172, 16, 254, 3, 192, 0, 2, 255]];
+        for old in samples {
+            for new in samples {
+                let before = fold(sum(&old) + 0x1234);
+                let after = updated(before, difference(words(&old), words(&new)));
+                // All ones and zero are one number.
+                let expected = fold(sum(&new) + 0x1234);
+                assert_eq!(after % 0xffff, expected % 0xffff, "{old:?} -> {new:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! IPv4 (RFC 791).
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
+    arith::csum,
     conntrack::FragmentValue,
     net::{AddrV4, Be16, MacAddr},
     verdict::DropReason,
 };
 
-use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read};
+use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read, write};
 use crate::{
     family::{Family as _, V4},
     flow::Tuple,
@@ -59,9 +60,46 @@ impl Header {
     }
 }
 
+/// From the TTL on: what lies before the addresses is written again with them.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Rewritten {
+    ttl: u8,
+    proto: u8,
+    checksum: u16,
+    source: AddrV4,
+    destination: AddrV4,
+    source_port: Be16,
+    destination_port: Be16,
+}
+
+const TTL_OFFSET: u32 = 8;
+
 impl Parse for V4 {
+    const HEADER_LEN: u32 = 20;
     const SOURCE_OFFSET: u32 = 12;
     const DESTINATION_OFFSET: u32 = 16;
+
+    #[inline(always)]
+    fn write_tuple(
+        ctx: &TcContext,
+        packet: &Packet<AddrV4>,
+        new: &Tuple<AddrV4>,
+        difference: u32,
+        with_ports: bool,
+    ) -> Result<(), DropReason> {
+        let rewritten = Rewritten {
+            ttl: packet.hop_limit,
+            proto: packet.tuple.proto,
+            checksum: csum::updated(packet.ip_checksum, difference),
+            source: new.source,
+            destination: new.destination,
+            source_port: new.source_port,
+            destination_port: new.destination_port,
+        };
+        let len = if with_ports { 16 } else { 12 };
+        write::store_part(ctx, ETH_LEN + TTL_OFFSET, &rewritten, len)
+    }
 
     #[inline(never)]
     fn parse(ctx: &TcContext, packet: &mut Packet<AddrV4>) -> Result<(), DropReason> {
@@ -73,6 +111,7 @@ impl Parse for V4 {
             kind: super::Kind::Flow,
             fragment: Fragment::Whole,
             tcp_flags: 0,
+            ip_checksum: header.checksum,
             hop_limit: header.ttl,
             l4_offset: ETH_LEN + header.len()?,
         };

@@ -6,7 +6,7 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
-use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read};
+use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read, write};
 use crate::{
     family::{Family as _, V6},
     flow::Tuple,
@@ -110,8 +110,21 @@ fn walk(ctx: &TcContext, first: u8, offset: u32) -> Result<Walk, DropReason> {
 }
 
 impl Parse for V6 {
+    const HEADER_LEN: u32 = HEADER_LEN;
     const SOURCE_OFFSET: u32 = 8;
     const DESTINATION_OFFSET: u32 = 24;
+
+    #[inline(always)]
+    fn write_tuple(
+        ctx: &TcContext,
+        _: &Packet<AddrV6>,
+        new: &Tuple<AddrV6>,
+        _: u32,
+        with_ports: bool,
+    ) -> Result<(), DropReason> {
+        let len = if with_ports { 36 } else { 32 };
+        write::store_part(ctx, ETH_LEN + Self::SOURCE_OFFSET, new, len)
+    }
 
     #[inline(never)]
     fn parse(ctx: &TcContext, packet: &mut Packet<AddrV6>) -> Result<(), DropReason> {
@@ -126,6 +139,7 @@ impl Parse for V6 {
             kind: super::Kind::Flow,
             fragment: Fragment::Whole,
             tcp_flags: 0,
+            ip_checksum: 0,
             hop_limit: header.hop_limit,
             l4_offset: ETH_LEN + HEADER_LEN,
         };

@@ -72,6 +72,8 @@ pub(crate) struct Packet<A> {
     pub(crate) fragment: Fragment,
     /// 0 unless TCP.
     pub(crate) tcp_flags: u8,
+    /// Checksum of the IPv4 header; 0 in IPv6.
+    pub(crate) ip_checksum: u16,
     pub(crate) hop_limit: u8,
     /// Offset of the header after the IP headers.
     pub(crate) l4_offset: u32,
@@ -98,10 +100,21 @@ pub(crate) trait Parse: Family {
     /// Parses the IP header of a packet that an ICMP error quotes: its tuple (without ports) and where its L4
     /// header starts.
     fn parse_embedded(ctx: &TcContext, offset: u32) -> Result<(Tuple<Self::Addr>, u32), DropReason>;
+    /// Length of an IP header without options.
+    const HEADER_LEN: u32;
     /// Offset of the source address in the IP header.
     const SOURCE_OFFSET: u32;
     /// Offset of the destination address in the IP header.
     const DESTINATION_OFFSET: u32;
+    /// Writes other addresses, whose words differ by `difference`, and the ports if they follow the header: in one
+    /// call, because each costs some 20 ns.
+    fn write_tuple(
+        ctx: &TcContext,
+        packet: &Packet<Self::Addr>,
+        new: &Tuple<Self::Addr>,
+        difference: u32,
+        with_ports: bool,
+    ) -> Result<(), DropReason>;
 }
 
 /// Reads a `T` at `offset`; the packet may be non-linear.

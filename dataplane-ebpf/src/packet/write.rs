@@ -4,6 +4,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use dataplane_common::{
+    arith::csum,
     net::{MacAddr, proto},
     verdict::DropReason,
 };
@@ -35,15 +36,20 @@ fn checksum<F: Family>(proto: u8) -> Option<(u32, u64)> {
     }
 }
 
+/// Stores the first `len` bytes of `value` at `offset`.
+#[inline(always)]
+pub(super) fn store_part<T>(ctx: &TcContext, offset: u32, value: &T, len: u32) -> Result<(), DropReason> {
+    // SAFETY: no caller asks for more than `value` has; the helper checks the packet's bounds.
+    let result =
+        unsafe { bpf_skb_store_bytes(ctx.skb.skb, offset, core::ptr::from_ref(value).cast(), len, 0) };
+    if result == 0 { Ok(()) } else { Err(DropReason::Truncated) }
+}
+
 /// Stores `value` at `offset`.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the size of a small structure")]
 pub(super) fn store<T>(ctx: &TcContext, offset: u32, value: &T) -> Result<(), DropReason> {
-    // SAFETY: the helper reads `size_of::<T>()` bytes of `value` and checks the packet's bounds.
-    let result = unsafe {
-        bpf_skb_store_bytes(ctx.skb.skb, offset, core::ptr::from_ref(value).cast(), size_of::<T>() as u32, 0)
-    };
-    if result == 0 { Ok(()) } else { Err(DropReason::Truncated) }
+    store_part(ctx, offset, value, size_of::<T>() as u32)
 }
 
 #[inline(always)]
@@ -58,14 +64,6 @@ fn replace_l4(ctx: &TcContext, offset: u32, from: u64, to: u64, flags: u64) {
     unsafe { bpf_l4_csum_replace(ctx.skb.skb, offset, from, to, flags) };
 }
 
-/// The two addresses of an IP header, as they stand next to each other in it.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Addresses<A> {
-    source: A,
-    destination: A,
-}
-
 /// The two ports of an L4 header, as they stand next to each other in it.
 #[inline(always)]
 fn ports<A>(tuple: &Tuple<A>) -> u32 {
@@ -74,17 +72,23 @@ fn ports<A>(tuple: &Tuple<A>) -> u32 {
 
 /// Checksum difference between the addresses of two tuples.
 #[inline(always)]
+fn address_diff<F: Family>(old: &Tuple<F::Addr>, new: &Tuple<F::Addr>) -> u32 {
+    let sum = |tuple: &Tuple<F::Addr>| F::sum(&tuple.source) + F::sum(&tuple.destination);
+    csum::difference(sum(old), sum(new))
+}
+
+/// The same by a helper: slower, and with less stack, which is short where packets quote packets.
+#[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a 32-bit sum in a wider return type"
+    reason = "a 32-bit sum in a wider return type, and the size of two addresses"
 )]
-fn address_diff<F: Family>(old: &Tuple<F::Addr>, new: &Tuple<F::Addr>) -> u64 {
-    let mut from = Addresses { source: old.source, destination: old.destination };
-    let mut to = Addresses { source: new.source, destination: new.destination };
-    let len = size_of::<Addresses<F::Addr>>() as u32;
-    // SAFETY: both are plain words of `len` bytes, which the helper only reads.
-    unsafe { bpf_csum_diff((&raw mut from).cast(), len, (&raw mut to).cast(), len, 0) as u64 }
+fn address_diff_by_helper<F: Family>(old: &Tuple<F::Addr>, new: &Tuple<F::Addr>) -> u64 {
+    let len = 2 * size_of::<F::Addr>() as u32;
+    let words = |tuple: &Tuple<F::Addr>| core::ptr::from_ref(tuple).cast_mut().cast();
+    // SAFETY: a tuple begins with its addresses, `len` bytes of plain words, which the helper only reads.
+    unsafe { bpf_csum_diff(words(old), len, words(new), len, 0) as u64 }
 }
 
 /// Writes another tuple into the packet.
@@ -96,26 +100,26 @@ pub(crate) fn rewrite<F: Parse>(
 ) -> Result<(), DropReason> {
     let old = &packet.tuple;
     let diff = address_diff::<F>(old, new);
-    if old.proto == proto::SCTP && ports(old) != ports(new) {
+    let ports_change = ports(old) != ports(new);
+    if old.proto == proto::SCTP && ports_change {
         // SCTP's checksum covers its ports but no addresses (RFC 9260 §6.8).
         return Err(DropReason::SctpPortChange);
     }
     if packet.has_l4_header() {
         if let Some((offset, flags)) = checksum::<F>(old.proto) {
             let offset = packet.l4_offset + offset;
-            replace_l4(ctx, offset, 0, diff, PSEUDO_HEADER | flags);
-            if ports(old) != ports(new) {
+            replace_l4(ctx, offset, 0, diff.into(), PSEUDO_HEADER | flags);
+            if ports_change {
                 replace_l4(ctx, offset, u64::from(ports(old)), u64::from(ports(new)), 4 | flags);
             }
         }
-        if ports(old) != ports(new) {
-            store(ctx, packet.l4_offset, &ports(new))?;
-        }
     }
-    if !F::IS_V6 {
-        replace_l3(ctx, ETH_LEN + IPV4_CHECKSUM, 0, diff, 0);
+    let writes_ports = ports_change && packet.has_l4_header();
+    let ports_follow = packet.l4_offset == ETH_LEN + F::HEADER_LEN;
+    if writes_ports && !ports_follow {
+        store(ctx, packet.l4_offset, &ports(new))?;
     }
-    store(ctx, ETH_LEN + F::SOURCE_OFFSET, &Addresses { source: new.source, destination: new.destination })
+    F::write_tuple(ctx, packet, new, diff, writes_ports && ports_follow)
 }
 
 /// Translates an ICMP error: the packet that it quotes, and its own addresses.
@@ -128,8 +132,8 @@ pub(crate) fn rewrite_embedded<F: Parse>(
     inner: &Tuple<F::Addr>,
 ) -> Result<(), DropReason> {
     let checksum = packet.l4_offset + ICMP_CHECKSUM;
-    let inner_diff = address_diff::<F>(&embedded.tuple, inner);
-    let outer_diff = address_diff::<F>(&packet.tuple, outer);
+    let inner_diff = address_diff_by_helper::<F>(&embedded.tuple, inner);
+    let outer_diff = address_diff_by_helper::<F>(&packet.tuple, outer);
     if F::IS_V6 {
         replace_l4(ctx, checksum, 0, inner_diff, 0);
         replace_l4(ctx, checksum, 0, outer_diff, PSEUDO_HEADER);
@@ -140,16 +144,19 @@ pub(crate) fn rewrite_embedded<F: Parse>(
     }
     replace_l4(ctx, checksum, u64::from(ports(&embedded.tuple)), u64::from(ports(inner)), 4);
     store(ctx, embedded.l4_offset, &ports(inner))?;
-    store(
-        ctx,
-        embedded.l3_offset + F::SOURCE_OFFSET,
-        &Addresses { source: inner.source, destination: inner.destination },
-    )?;
-    store(
-        ctx,
-        ETH_LEN + F::SOURCE_OFFSET,
-        &Addresses { source: outer.source, destination: outer.destination },
-    )
+    store_addresses::<F>(ctx, embedded.l3_offset, inner)?;
+    store_addresses::<F>(ctx, ETH_LEN, outer)
+}
+
+/// Stores both addresses of a tuple in the IP header at `header`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the size of two addresses")]
+fn store_addresses<F: Parse>(
+    ctx: &TcContext,
+    header: u32,
+    tuple: &Tuple<F::Addr>,
+) -> Result<(), DropReason> {
+    store_part(ctx, header + F::SOURCE_OFFSET, tuple, 2 * size_of::<F::Addr>() as u32)
 }
 
 /// Writes the addresses of the Ethernet header.

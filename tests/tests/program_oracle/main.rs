@@ -1,7 +1,7 @@
 //! Random clusters, policies and packets: the loaded programs, fed by the real compiler, agree with the oracle.
 mod flow;
 
-use std::{env, net::IpAddr, time::SystemTime};
+use std::{env, net::IpAddr, panic::resume_unwind, thread, time::SystemTime};
 
 use agent_core::{
     model::{Family, endpoint::AttachmentId},
@@ -271,8 +271,7 @@ fn seed() -> u64 {
 }
 
 /// Runs random clusters until `cases` packets were judged.
-fn explore(from_host: bool, cases: usize) -> Result<()> {
-    let seed = seed();
+fn explore(seed: u64, from_host: bool, cases: usize) -> Result<()> {
     println!("MILLRACE_SEED={seed} repeats this run");
     let mut rng = StdRng::seed_from_u64(seed);
     in_private_netns(usize::from(LOCAL_PODS) + 1, move |interfaces| {
@@ -342,12 +341,17 @@ fn random_flow(generator: &mut Generator) -> Flow {
 
 #[test]
 fn a_hundred_thousand_random_flows_are_judged_as_the_oracle_judges_them() -> Result<()> {
-    explore(false, CASES)
+    let seed = seed();
+    let half = |seed| move || explore(seed, false, CASES / 2);
+    thread::scope(|scope| {
+        let halves = [seed, seed.wrapping_add(1)].map(|seed| scope.spawn(half(seed)));
+        halves.into_iter().try_for_each(|half| half.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 #[test]
 fn whatever_the_own_node_sends_to_a_pod_arrives_and_is_answered() -> Result<()> {
-    explore(true, CASES / 20)
+    explore(seed(), true, CASES / 20)
 }
 
 #[test]

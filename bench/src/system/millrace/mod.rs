@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_common::maps::MapId;
 use millrace_tests::{
     cluster::PodSpec,
-    eventually::eventually,
+    eventually::{PATIENCE, eventually},
     machine::{netns::Netns, process::Place},
     topology::{Node, Options, Pod, Topology},
 };
@@ -68,6 +68,7 @@ impl Millrace {
         system.await_services(Instant::now() + LOADING)?;
         // Everything else that was applied, too.
         system.topology.settle()?;
+        system.await_links()?;
         Ok(system)
     }
 
@@ -105,6 +106,17 @@ impl Millrace {
         let staged = directory.with_extension("staging").join(name);
         fs::write(&staged, lines.join("\n---\n")).with_context(|| format!("write {}", staged.display()))?;
         fs::rename(&staged, directory.join(name)).with_context(|| format!("publish {name}"))
+    }
+
+    /// Waits until every pod has its links: for some seconds a new one has filters, which are not what is measured.
+    fn await_links(&self) -> Result<()> {
+        let interfaces = self.pod_links();
+        eventually("the links of the pods", PATIENCE, || {
+            let links = self.node_of().maps().links()?;
+            let missing = interfaces.iter().find(|interface| !links.contains(&format!("{interface}:to_pod")));
+            ensure!(missing.is_none(), "{missing:?} has none");
+            Ok(())
+        })
     }
 
     /// Waits until every frontend is in the map.
