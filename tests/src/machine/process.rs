@@ -64,6 +64,15 @@ impl Process {
         Ok(Self { child })
     }
 
+    /// Starts a command in a network namespace, and in this process's own cgroup: moving to another one takes the
+    /// kernel a grace period, 10 ms. It ends with this process.
+    pub fn within(netns: &Netns, mut command: Command) -> Result<Self> {
+        let netns = netns.file().try_clone().context("duplicate a namespace")?;
+        // SAFETY: between fork and exec `join` makes only a system call.
+        unsafe { command.pre_exec(move || join(&netns)) };
+        Self::start(command)
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -111,8 +120,7 @@ impl Drop for Process {
 /// Moves the calling process into a place.
 fn enter(netns: &File, procs: &File, outlives: bool, capabilities: Option<&[u8]>) -> io::Result<()> {
     write_zero(procs.as_raw_fd())?;
-    // SAFETY: a system call on an open descriptor.
-    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) })?;
+    join(netns)?;
     if let Some(kept) = capabilities {
         limit_capabilities(kept)?;
     }
@@ -122,6 +130,12 @@ fn enter(netns: &File, procs: &File, outlives: bool, capabilities: Option<&[u8]>
     } else {
         end_with_parent()
     }
+}
+
+/// Moves the calling process into a network namespace.
+fn join(netns: &File) -> io::Result<()> {
+    // SAFETY: a system call on an open descriptor.
+    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) })
 }
 
 /// Makes the calling process end with its parent, also when the parent is killed.

@@ -71,7 +71,8 @@ impl Node {
         ];
         command.envs(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = Process::spawn(command, self.host_place())?.finish(call.config.as_bytes())?;
+        // A runtime's child, in the runtime's cgroup.
+        let output = Process::within(self.netns(), command)?.finish(call.config.as_bytes())?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             // DEL and CHECK print nothing.
