@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(400);
 /// What DEL could not tell an agent is found out within a minute.
 const SETTLED: Duration = Duration::from_secs(75);
 
+/// Open files of an agent that come and go.
+const PASSING: usize = 4;
+
 const LABEL: &str = "scale=wave";
 
 #[test]
@@ -85,10 +88,11 @@ fn waves_of_pods_leave_nothing_behind() -> Result<()> {
                 bail!("left: {:#?}; missing: {:#?}", now.beyond(before), before.beyond(&now))
             })?;
         }
-        eventually("the agents have as many open files as before", SETTLED, || {
+        // Connections to the API server and of probes come and go; a leak is one file for each pod.
+        eventually("the agents have no more open files than before", SETTLED, || {
             let now = open_files(cluster)?;
             ensure!(
-                now.iter().zip(&open_before).all(|(now, before)| now <= before),
+                now.iter().zip(&open_before).all(|(now, before)| *now <= before + PASSING),
                 "{now:?}, before {open_before:?}"
             );
             Ok(())

@@ -192,26 +192,21 @@ fn pods_reach_the_api_server_through_its_service() -> Result<()> {
     let ground = Ground::new(millrace(), "api-client")?;
     let volume = "volumes: [{name: kube, hostPath: {path: /opt/cluster/bin, type: Directory}}],";
     let mount = "volumeMounts: [{name: kube, mountPath: /kube, readOnly: true}]";
-    let client = |name, node| pod_with(name, node, "app: client", "serve", volume, mount);
-    ground.apply(&[client("client-1", "node-1"), client("client-2", "node-2")].concat())?;
-    for client in ["client-1", "client-2"] {
+    // Both take everything from their surroundings, as programs in pods do; the second is given a name for the address.
+    let named = format!("env: [{{name: KUBERNETES_SERVICE_HOST, value: kubernetes.default.svc}}], {mount}");
+    let client = |name, node, extra| pod_with(name, node, "app: client", "serve", volume, extra);
+    ground.apply(&[client("by-address", "node-1", mount), client("by-name", "node-2", &named)].concat())?;
+    for client in ["by-address", "by-name"] {
         ground.wait_for_pod(client)?;
-        // The first takes everything from its surroundings, as programs in pods do; the second asks a name.
-        let by_name = [
-            "--server=https://kubernetes.default",
-            "--certificate-authority=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
-        ];
-        for options in [&[][..], &by_name] {
-            let version = eventually(format!("{client} asks the API server {options:?}"), PATIENCE, || {
-                let mut kubectl = ground.cluster().kubectl()?;
-                kubectl.args(["exec", "--namespace", ground.name(), client, "--", "/kube/kubectl"]);
-                kubectl.args(["get", "--raw=/version"]).args(options).stdin(Stdio::null());
-                let output = kubectl.output().context("run kubectl")?;
-                ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-            })?;
-            ensure!(version.contains("gitVersion"), "{client}: {version}");
-        }
+        let version = eventually(format!("{client} asks the API server"), PATIENCE, || {
+            let mut kubectl = ground.cluster().kubectl()?;
+            kubectl.args(["exec", "--namespace", ground.name(), client, "--", "/kube/kubectl"]);
+            kubectl.args(["get", "--raw=/version"]).stdin(Stdio::null());
+            let output = kubectl.output().context("run kubectl")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })?;
+        ensure!(version.contains("gitVersion"), "{client}: {version}");
     }
     Ok(())
 }
