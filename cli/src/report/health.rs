@@ -22,10 +22,11 @@ pub(crate) struct HealthReport {
 impl HealthReport {
     pub(crate) fn collect(probe: Probe, runtime_dir: &Path) -> Result<Self> {
         let socket = runtime_dir.join(SOCKET_NAME);
-        match client::call(&socket, Request::Health, PATIENCE).context("the agent does not answer")? {
-            Reply::Health(Health { unmet }) => Ok(Self { probe, unmet }),
-            other => bail!("the agent on {} answered {other:?}", socket.display()),
-        }
+        let reply = client::call(&socket, Request::Health, PATIENCE).context("the agent does not answer")?;
+        let Reply::Health(Health { unmet }) = reply else {
+            bail!("the agent on {} answered {reply:?}", socket.display());
+        };
+        Ok(Self { probe, unmet })
     }
 
     fn passes(&self) -> bool {

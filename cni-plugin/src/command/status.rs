@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Longer than another agent takes to start, and much shorter than the cluster waits before it moves the pods.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 pub(crate) fn status(conf: &NetConf) -> Result<(), Error> {
     require_version(conf, "STATUS", Version::V1_1_0)?;

@@ -63,7 +63,9 @@ mod tests {
     #[test]
     fn an_updated_checksum_is_that_of_the_new_words() {
         let words = |data: &[u8; 8]| {
-            let word = |at: usize| u64::from(u32::from_ne_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]));
+            let word = |at: usize| {
+                u64::from(u32::from_ne_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]))
+            };
             word(0) + word(4)
         };
         let samples: [[u8; 8]; 4] =

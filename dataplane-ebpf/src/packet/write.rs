@@ -105,13 +105,13 @@ pub(crate) fn rewrite<F: Parse>(
         // SCTP's checksum covers its ports but no addresses (RFC 9260 §6.8).
         return Err(DropReason::SctpPortChange);
     }
-    if packet.has_l4_header() {
-        if let Some((offset, flags)) = checksum::<F>(old.proto) {
-            let offset = packet.l4_offset + offset;
-            replace_l4(ctx, offset, 0, diff.into(), PSEUDO_HEADER | flags);
-            if ports_change {
-                replace_l4(ctx, offset, u64::from(ports(old)), u64::from(ports(new)), 4 | flags);
-            }
+    if packet.has_l4_header()
+        && let Some((offset, flags)) = checksum::<F>(old.proto)
+    {
+        let offset = packet.l4_offset + offset;
+        replace_l4(ctx, offset, 0, diff.into(), PSEUDO_HEADER | flags);
+        if ports_change {
+            replace_l4(ctx, offset, u64::from(ports(old)), u64::from(ports(new)), 4 | flags);
         }
     }
     let writes_ports = ports_change && packet.has_l4_header();
@@ -151,11 +151,7 @@ pub(crate) fn rewrite_embedded<F: Parse>(
 /// Stores both addresses of a tuple in the IP header at `header`.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the size of two addresses")]
-fn store_addresses<F: Parse>(
-    ctx: &TcContext,
-    header: u32,
-    tuple: &Tuple<F::Addr>,
-) -> Result<(), DropReason> {
+fn store_addresses<F: Parse>(ctx: &TcContext, header: u32, tuple: &Tuple<F::Addr>) -> Result<(), DropReason> {
     store_part(ctx, header + F::SOURCE_OFFSET, tuple, 2 * size_of::<F::Addr>() as u32)
 }
 

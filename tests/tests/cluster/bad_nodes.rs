@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The agent looks at the directory every ten seconds, the kubelet asks it as often.
-const NOTICED: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_mins(1);
 
 const OTHER: &str = r#"{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "ptp", "ipam": {"type": "host-local",
 "ranges": [[{"subnet": "10.9.0.0/24"}]]}}]}"#;

@@ -33,7 +33,7 @@ fn a_pod_that_asks_as_it_starts_never_gets_out_under_default_deny_egress() -> Re
     for transport in [Transport::Tcp, Transport::Udp] {
         server.listen(transport, 80)?;
     }
-    let served =
+    let arrived =
         || -> Result<u64> { Ok(server.served(Transport::Tcp, 80)? + server.served(Transport::Udp, 80)?) };
     let addresses = ground.pod_addresses("server")?;
     // Everybody else gets there, so silence means the policy.
@@ -44,7 +44,7 @@ fn a_pod_that_asks_as_it_starts_never_gets_out_under_default_deny_egress() -> Re
         ANSWER,
         Outcome::is_answered,
     )?;
-    let before = served()?;
+    let before = arrived()?;
 
     let mut closed = Vec::new();
     let mut open = Vec::new();
@@ -81,7 +81,7 @@ fn a_pod_that_asks_as_it_starts_never_gets_out_under_default_deny_egress() -> Re
         phase(name, "Succeeded")?;
     }
     // Not one packet of the closed ones came through: the server saw the open ones only.
-    let seen = served()? - before;
+    let seen = arrived()? - before;
     ensure!(seen == u64::try_from(open.len())?, "the server was asked {seen} times");
     Ok(())
 }

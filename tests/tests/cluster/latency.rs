@@ -94,7 +94,7 @@ fn time(
     let seen = probe.watched();
     result?;
     let seen = seen?;
-    Ok((seen > sent).then(|| (seen - sent, accepted - sent)))
+    Ok(seen.checked_sub(sent).zip(accepted.checked_sub(sent)))
 }
 
 /// An endpoint slice with one pod that is ready and one that is not.

@@ -23,7 +23,7 @@ const HALF_SEEN: &str = "10";
 /// Where that is set.
 const SWITCH: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_syn_sent";
 /// By then it has forgotten them.
-const FORGOTTEN: Duration = Duration::from_secs(60);
+const FORGOTTEN: Duration = Duration::from_mins(1);
 
 #[test]
 fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
@@ -34,7 +34,7 @@ fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
         switch.args(["-c", &format!("echo {HALF_SEEN} > {SWITCH}")]);
         ensure!(node.run(switch)?.status.success(), "{SWITCH} cannot be set");
 
-        let stage = Stage::set(cluster)?;
+        let stage = Stage::set_for_a_move(cluster)?;
         stage.begin()?;
         leave_services_to(cluster, node, "both")?;
         stage.goes_on().context("both, before kube-proxy is started")?;
@@ -44,7 +44,7 @@ fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
         leave_services_to(cluster, node, "kube-proxy")?;
         stage.end("Millrace to kube-proxy")?;
 
-        let stage = Stage::set(cluster)?;
+        let stage = Stage::set_for_a_move(cluster)?;
         stage.begin()?;
         let through = packets_through_kube_proxy(cluster, node)?;
         stage.goes_on()?;
@@ -54,7 +54,7 @@ fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
         stage.end("kube-proxy to both")?;
 
         // Connections that kube-proxy began are over.
-        let stage = Stage::set(cluster)?;
+        let stage = Stage::set_for_a_move(cluster)?;
         stage.begin()?;
         stop_kube_proxy(node)?;
         stage.goes_on()?;

@@ -1,4 +1,4 @@
-//! The agent's ClusterRole holds what the agent needs and no more: each verb that is taken away is missed and named.
+//! The agent's `ClusterRole` holds what the agent needs and no more: each verb that is taken away is missed and named.
 use std::{fs, time::Duration};
 
 use agent::k8s::source::{self, Event, SourceConfig};
@@ -94,8 +94,8 @@ impl Stage {
     }
 
     fn set_rules(&self, rules: &[PolicyRule]) -> Result<()> {
-        let roles = self.cluster.api().cluster_wide::<ClusterRole>();
-        roles.patch(ROLE, &json!({ "rules": rules })).map(drop)
+        let all = self.cluster.api().cluster_wide::<ClusterRole>();
+        all.patch(ROLE, &json!({ "rules": rules })).map(drop)
     }
 }
 

@@ -36,7 +36,8 @@ fn an_agent_at_rest_stays_within_what_it_asks_of_its_node() -> Result<()> {
         std::thread::sleep(WATCHED);
         let took = begun.elapsed();
         for ((node, process), before) in agents.keys().zip(&processes).zip(before) {
-            let (memory, used) = (resident(*process)?, processor_time(*process)? - before);
+            let memory = resident(*process)?;
+            let used = processor_time(*process)?.checked_sub(before).context("a clock that goes on")?;
             let thousandths = used.as_micros() * 1000 / took.as_micros();
             println!(
                 "agent of {node} at rest: {} KiB resident; {used:.0?} of a processor in {took:.0?}, {thousandths} m",

@@ -67,8 +67,8 @@ fn waves_of_pods_leave_nothing_behind() -> Result<()> {
         }
 
         let took = begun.elapsed();
-        let [(added, deleted), (adds, deletes)] = [calls(cluster)?, calls_before];
-        let (added, deleted) = (added.since(adds), deleted.since(deletes));
+        let [(added, deleted), (adds_before, dels_before)] = [calls(cluster)?, calls_before];
+        let (added, deleted) = (added.since(adds_before), deleted.since(dels_before));
         println!(
             "{made} pods in {took:.0?}; mean of {} ADD {:.1?}, of {} DEL {:.1?}, loopback included",
             added.count,
