@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     path::Path,
     process::Command,
+    time::Duration,
 };
 
 use agent_api::interface::HOST_IFNAME_PREFIX;
@@ -13,11 +14,15 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Node;
+use crate::eventually::eventually;
 
 /// Where Millrace keeps things on a node.
 const PINS: &str = "sys/fs/bpf/millrace";
 const FOLDERS: [&str; 2] = ["run/millrace", "var/lib/millrace"];
 const LEASES: &str = "var/lib/millrace/leases.json";
+
+/// By then every pod has its links, on a busy machine too.
+const SETTLED: Duration = Duration::from_mins(1);
 
 /// Maps that packets write to: what they hold follows the traffic, and each entry expires.
 const WRITTEN_BY_PACKETS: [&str; 5] = ["CT_", "SOCKETS_", "FRAGMENTS_", "DENIED_", "COUNTERS"];
@@ -64,6 +69,14 @@ impl Inventory {
             files,
             routes: routes(node)?,
             namespaces,
+        })
+    }
+
+    /// Looks at a node that runs, when its pods have all that they get: their links come some seconds after them.
+    pub fn of_settled(node: &Node) -> Result<Self> {
+        eventually(format!("{} is settled", node.name()), SETTLED, || {
+            let now = Self::take(node)?;
+            now.check().map(|()| now)
         })
     }
 

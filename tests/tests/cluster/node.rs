@@ -21,8 +21,7 @@ fn a_node_that_lost_its_power_comes_back_and_the_other_one_goes_on() -> Result<(
     alone(|cluster| {
         drop(Stage::set(cluster)?);
         let node = cluster.node("node-1")?;
-        let before = Inventory::take(node)?;
-        before.check()?;
+        let before = Inventory::of_settled(node)?;
         let earlier = containers(cluster, "node-1")?;
 
         let other = Stage::set_on(cluster, "node-2")?;

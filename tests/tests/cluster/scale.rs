@@ -44,8 +44,7 @@ fn waves_of_pods_leave_nothing_behind() -> Result<()> {
         // Pods that stay.
         drop(Stage::set(cluster)?);
         let nodes = cluster.nodes();
-        let before: Vec<Inventory> = nodes.iter().map(Inventory::take).collect::<Result<_>>()?;
-        before.iter().try_for_each(Inventory::check)?;
+        let before: Vec<Inventory> = nodes.iter().map(Inventory::of_settled).collect::<Result<_>>()?;
         let open_before = open_files(cluster)?;
         let calls_before = calls(cluster)?;
         let begun = Instant::now();
@@ -58,7 +57,7 @@ fn waves_of_pods_leave_nothing_behind() -> Result<()> {
             kubectl(cluster, &["wait", "--for=condition=Ready", "pod", "--selector", LABEL])?;
             let came = came.elapsed();
             for node in nodes {
-                Inventory::take(node)?.check()?;
+                Inventory::of_settled(node)?;
             }
             let went = Instant::now();
             kubectl(cluster, &["delete", "pod", "--wait", "--selector", LABEL])?;
