@@ -1,6 +1,6 @@
 //! The services of a node move from Millrace to a real kube-proxy and back, as docs/install.md says, while they are
 //! used. Those of the other node stay where they are.
-use std::{path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Node as NodeObject;
@@ -67,22 +67,29 @@ fn services_move_to_kube_proxy_and_back_under_load() -> Result<()> {
 /// Waits until netfilter has forgotten the connections of which it saw one direction, while Millrace answered past it:
 /// kube-proxy would drop their packets. The kubelet's rules make netfilter look. What strangers try stays half-seen.
 fn forgets_half_seen_connections(node: &Node, stage: &Stage) -> Result<()> {
+    let before = half_seen(node, stage)?;
     eventually("netfilter forgets half-seen connections", FORGOTTEN, || {
-        let mut list = Command::new("conntrack");
-        list.args(["-L", "-p", "tcp", "--state", "SYN_SENT"]);
-        let output = node.run(list)?;
-        ensure!(output.status.success(), "conntrack -L: {}", String::from_utf8_lossy(&output.stderr));
-        let list = String::from_utf8_lossy(&output.stdout).into_owned();
-        let of_client = |line: &&str| {
-            stage
-                .sources()
-                .iter()
-                .any(|source| line.split_whitespace().any(|word| word == format!("src={source}")))
-        };
-        let known: Vec<&str> = list.lines().filter(of_client).collect();
+        let now = half_seen(node, stage)?;
+        let known: Vec<&String> = before.intersection(&now).collect();
         ensure!(known.is_empty(), "{} are known: {:#?}", known.len(), &known[..known.len().min(4)]);
         Ok(())
     })
+}
+
+/// The connections of clients that netfilter takes for half open: addresses and ports.
+fn half_seen(node: &Node, stage: &Stage) -> Result<BTreeSet<String>> {
+    let mut list = Command::new("conntrack");
+    list.args(["-L", "-p", "tcp", "--state", "SYN_SENT"]);
+    let output = node.run(list)?;
+    ensure!(output.status.success(), "conntrack -L: {}", String::from_utf8_lossy(&output.stderr));
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    let connection = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().filter(|word| word.contains('=')).take(4).collect();
+        let of_client =
+            stage.sources().iter().any(|source| words.first() == Some(&&*format!("src={source}")));
+        of_client.then(|| words.join(" "))
+    };
+    Ok(list.lines().filter_map(connection).collect())
 }
 
 /// Labels the node, and waits until its agent has followed.
