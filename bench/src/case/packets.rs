@@ -66,8 +66,8 @@ pub(super) enum To {
     Pod,
 }
 
-/// Datagrams, and their answers.
-fn datagrams(system: &dyn System, to: To, flows: u32) -> Result<[Stream; 2]> {
+/// Datagrams, and their answers; from the first port of a client on.
+fn datagrams(system: &dyn System, to: To, first_port: u16, flows: u32) -> Result<[Stream; 2]> {
     let (client_mac, client_gateway) = macs(system, system.client().netns, 0)?;
     let (server_mac, server_gateway) = macs(system, system.server(0).netns, 1)?;
     let server = SocketAddrV4::new(system.server_addr(0), SINGLE_SERVER_PORT);
@@ -79,7 +79,7 @@ fn datagrams(system: &dyn System, to: To, flows: u32) -> Result<[Stream; 2]> {
         transport: Transport::Udp,
         source_mac: client_mac,
         destination_mac: client_gateway,
-        source: SocketAddrV4::new(system.client_addr(), FIRST_PORT),
+        source: SocketAddrV4::new(system.client_addr(), first_port),
         destination,
         varies: Varies::Source,
         flows,
@@ -95,6 +95,10 @@ fn datagrams(system: &dyn System, to: To, flows: u32) -> Result<[Stream; 2]> {
     Ok([there, back])
 }
 
+/// Flows that are opened before the first of them is answered: a client does not wait with one for all others, and
+/// half-open flows that are too many push each other out.
+const OPENED_AT_ONCE: u32 = 10_000;
+
 /// Makes flows that both ends have used.
 pub(super) fn establish(
     path: &mut PacketPath<'_>,
@@ -102,10 +106,18 @@ pub(super) fn establish(
     to: To,
     flows: u32,
 ) -> Result<Stream> {
-    let [there, back] = datagrams(system, to, flows)?;
-    path.send(system.client().netns, &there, flows).context("first packets")?;
-    path.send(system.server(0).netns, &back, flows).context("answers")?;
-    path.send(system.client().netns, &there, flows).context("second packets")?;
+    let mut opened = 0;
+    while opened < flows {
+        let some = OPENED_AT_ONCE.min(flows - opened);
+        let first_port = u16::try_from(opened).ok().and_then(|opened| FIRST_PORT.checked_add(opened));
+        let first_port = first_port.context("more flows than a client has ports")?;
+        let [there, back] = datagrams(system, to, first_port, some)?;
+        path.send(system.client().netns, &there, some).context("first packets")?;
+        path.send(system.server(0).netns, &back, some).context("answers")?;
+        path.send(system.client().netns, &there, some).context("second packets")?;
+        opened += some;
+    }
+    let [there, _] = datagrams(system, to, FIRST_PORT, flows)?;
     Ok(there)
 }
 

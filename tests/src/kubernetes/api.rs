@@ -1,17 +1,19 @@
 //! The cluster's API, for callers without a runtime: typed reads and writes, and waiting.
-use std::{fmt::Debug, future::Future, path::Path, time::Duration};
+use std::{fmt::Debug, future::Future, path::Path, sync::mpsc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use futures::StreamExt as _;
 use kube::{
     Client, Config, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::{ClusterResourceScope, NamespaceResourceScope},
+    runtime::watcher::watch_object,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
 
-use crate::eventually::eventually;
+use crate::{eventually::eventually, probe::watch::now};
 
 /// Who owns the fields that tests apply.
 pub(super) const FIELD_MANAGER: &str = "millrace-tests";
@@ -94,6 +96,19 @@ fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
     http::Request::get(path).body(Vec::new()).context("make a request")
 }
 
+/// A moment that is waited for.
+#[derive(Debug)]
+pub struct Moment {
+    watch: JoinHandle<Result<Duration>>,
+}
+
+impl Moment {
+    /// Waits for it.
+    pub fn wait(self, api: &Api) -> Result<Duration> {
+        api.run(self.watch).context("a watch panicked")?
+    }
+}
+
 /// Objects of one kind and place.
 #[derive(Debug)]
 pub struct Objects<'a, K> {
@@ -137,11 +152,43 @@ impl<K: Object> Objects<'_, K> {
         patched.with_context(|| Self::called("patch", name))
     }
 
-    /// Merges a patch into the object's status, in place of the program that writes it in a whole cluster.
+    /// Merges a patch into the object's status, conditions by their type: what other programs said stays.
     pub fn patch_status(&self, name: &str, patch: &serde_json::Value) -> Result<K> {
         let parameters = PatchParams::default();
-        let patched = self.api.run(self.objects.patch_status(name, &parameters, &Patch::Merge(patch)));
+        let patched = self.api.run(self.objects.patch_status(name, &parameters, &Patch::Strategic(patch)));
         patched.with_context(|| Self::called("patch the status of", name))
+    }
+
+    /// Watches an object from now on, until a condition holds that does not hold yet: the moment at which the API says
+    /// so first, by this machine's monotonic clock.
+    pub fn moment(
+        &self,
+        name: &str,
+        deadline: Duration,
+        holds: impl Fn(&K) -> bool + Send + 'static,
+    ) -> Result<Moment>
+    where
+        K: Send + 'static,
+    {
+        let (began, first) = mpsc::sync_channel(1);
+        let mut states = Box::pin(watch_object(self.objects.clone(), name));
+        let what = Self::called("watch", name);
+        let watch = async move {
+            while let Some(state) = states.next().await {
+                let at = now();
+                // A watch that was interrupted goes on by itself.
+                let Ok(Some(object)) = state else { continue };
+                if holds(&object) {
+                    return Ok(at);
+                }
+                // Who waits has its first state already.
+                let _known = began.try_send(());
+            }
+            bail!("{what}: it ended")
+        };
+        let watch = self.api.runtime.spawn(async move { timeout(deadline, watch).await.context("in time")? });
+        first.recv_timeout(deadline).with_context(|| Self::called("watch", name))?;
+        Ok(Moment { watch })
     }
 
     /// Deletes the object. One that is gone already is no error.

@@ -85,9 +85,11 @@ impl Inventory {
         ensure!(self.leases == self.endpoints, "leases {:?}, endpoints {:?}", self.leases, self.endpoints);
         let leased: BTreeSet<String> = self.leases.values().cloned().collect();
         ensure!(leased == self.interfaces, "leases of {leased:?}, interfaces {:?}", self.interfaces);
-        let pinned = self.pins.iter().filter_map(|pin| pin.strip_prefix("/links/")?.split_once(':'));
-        let pinned: BTreeSet<String> = pinned.map(|(interface, _)| interface.to_owned()).collect();
-        ensure!(pinned == self.interfaces, "links of {pinned:?}, interfaces {:?}", self.interfaces);
+        let both = |interface: &String| ["from_pod", "to_pod"].map(|of| format!("/links/{interface}:{of}"));
+        let wanted: BTreeSet<String> = self.interfaces.iter().flat_map(both).collect();
+        let is_pod = |pin: &&String| pin.starts_with(&format!("/links/{HOST_IFNAME_PREFIX}"));
+        let pinned: BTreeSet<String> = self.pins.iter().filter(is_pod).cloned().collect();
+        ensure!(pinned == wanted, "links {pinned:?}, and of the interfaces {wanted:?}");
         Ok(())
     }
 

@@ -1,21 +1,26 @@
-//! How long a change of the API takes to reach the kernel, as connections see it. Every time begins when the request to
-//! the API is sent and ends when the first connection that shows the change begins; both on the machine's one clock.
+//! How long a change of the API takes to reach the kernel, as connections see it. A time begins when the request to the
+//! API is sent, or when the API says that a pod is ready, and ends when the first connection that shows the change
+//! begins; both on the machine's one clock.
 use std::{
     net::{IpAddr, SocketAddr},
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::{discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
-use millrace_tests::probe::{
-    client::Probe,
-    watch::now,
-    wire::{Outcome, Target, Until, Watch},
+use anyhow::{Context as _, Result, anyhow, ensure};
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
+use millrace_tests::{
+    kubernetes::ready::is_ready_pod,
+    probe::{
+        client::Probe,
+        watch::now,
+        wire::{Outcome, Target, Until, Watch},
+    },
 };
 use serde_json::{Value, json};
 
 use crate::{
-    ground::{ANSWER, Ground, becomes, pod, tell},
+    ground::{ANSWER, Ground, becomes, pod, pod_with, tell},
     shared::{PATIENCE, millrace},
 };
 
@@ -35,13 +40,19 @@ const STALLS: usize = 10;
 #[derive(Default)]
 struct Times(Vec<Duration>);
 
+/// One change: how long it took, and how much of that was the request, if it began with one.
+struct Timed {
+    whole: Duration,
+    request: Option<Duration>,
+}
+
 /// Times changes until there are enough of them.
-fn series(what: &str, mut change: impl FnMut() -> Result<Option<(Duration, Duration)>>) -> Result<()> {
+fn series(what: &str, mut change: impl FnMut() -> Result<Option<Timed>>) -> Result<()> {
     let (mut times, mut requests, mut stalls) = (Times::default(), Times::default(), 0);
     while times.0.len() < CHANGES {
-        if let Some((whole, request)) = change()? {
-            times.0.push(whole);
-            requests.0.push(request);
+        if let Some(timed) = change()? {
+            times.0.push(timed.whole);
+            requests.0.extend(timed.request);
         } else {
             stalls += 1;
             ensure!(stalls <= STALLS, "{what}: {stalls} changes were seen before they were made");
@@ -66,13 +77,13 @@ impl Times {
     /// Tells them, and fails if they are beyond all reason.
     fn judge(&self, what: &str, of_which: &Self) -> Result<()> {
         let count = self.0.len();
-        tell(&format!(
-            "latency of {count} changes, {what}: {}, {} (of which the request to the API: {}, {})",
-            self.milliseconds(50),
-            self.milliseconds(99),
-            of_which.milliseconds(50),
-            of_which.milliseconds(99),
-        ));
+        let both = |times: &Self| format!("{}, {}", times.milliseconds(50), times.milliseconds(99));
+        let of_which = if of_which.0.is_empty() {
+            String::new()
+        } else {
+            format!(" (of which the request to the API: {})", both(of_which))
+        };
+        tell(&format!("latency of {count} changes, {what}: {}{of_which}", both(self)));
         ensure!(self.percentile(99) < BOUND, "{what}: {}, more than {BOUND:?}", self.milliseconds(99));
         Ok(())
     }
@@ -85,7 +96,7 @@ fn time(
     target: Target,
     until: Until,
     change: impl FnOnce() -> Result<()>,
-) -> Result<Option<(Duration, Duration)>> {
+) -> Result<Option<Timed>> {
     probe.watch(&Watch { target, until, timeout: BLOCKED, patience: PATIENCE })?;
     let sent = now();
     let result = change();
@@ -94,7 +105,7 @@ fn time(
     let seen = probe.watched();
     result?;
     let seen = seen?;
-    Ok(seen.checked_sub(sent).zip(accepted.checked_sub(sent)))
+    Ok(seen.checked_sub(sent).map(|whole| Timed { whole, request: accepted.checked_sub(sent) }))
 }
 
 /// An endpoint slice with one pod that is ready and one that is not.
@@ -140,6 +151,78 @@ fn a_ready_endpoint_is_soon_connected_to() -> Result<()> {
         let until = Until::AnsweredBy(ready.0.to_owned());
         time(&probe, target, until, || slices.patch("turns", &turned).map(drop))
     })
+}
+
+/// What decides, beside its containers, whether a pod of this test is ready.
+const GATE: &str = "millrace.io/test";
+
+/// Two pods of a node, each alone behind its service, that are ready in turn.
+struct Lane<'a> {
+    ground: &'a Ground,
+    pods: [String; 2],
+    targets: [Target; 2],
+    client: Probe,
+}
+
+impl<'a> Lane<'a> {
+    fn new(ground: &'a Ground, node: &str, client_node: &str) -> Result<Self> {
+        let pods = ["one", "two"].map(|name| format!("{node}-{name}"));
+        let objects = pods.clone().map(|name| {
+            let gate = format!("readinessGates: [{{conditionType: {GATE}}}],");
+            let server = pod_with(&name, node, &format!("app: {name}"), "serve, --tcp=80", &gate, "");
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: \
+                 [{{name: tcp, port: 80}}]}}\n---\n{server}"
+            )
+        });
+        let client = format!("{node}-client");
+        ground.apply(&[objects.concat(), pod(&client, client_node, "app: client", "serve")].concat())?;
+        let target = |name: &String| -> Result<Target> {
+            Ok(Target::tcp(SocketAddr::new(ground.service_addresses(name)?[0], 80)))
+        };
+        let targets = [target(&pods[0])?, target(&pods[1])?];
+        let lane = Self { ground, client: ground.probe(&client)?, pods, targets };
+        // Containers that do not run yet keep it unready as well.
+        lane.open(0, true)?;
+        ground.wait_for_pod(&lane.pods[0])?;
+        Ok(lane)
+    }
+
+    fn open(&self, pod: usize, gate: bool) -> Result<()> {
+        let status = if gate { "True" } else { "False" };
+        let patch = json!({ "status": { "conditions": [{ "type": GATE, "status": status }] } });
+        self.ground.objects::<Pod>().patch_status(&self.pods[pod], &patch).map(drop)
+    }
+
+    /// From the moment at which the API says that a pod is ready to the first connection to it. The kubelet looks at
+    /// its pods once a second: the other pod becomes unready at the same look.
+    fn turn(&self, coming: usize) -> Result<Duration> {
+        let (going, target) = (1 - coming, self.targets[coming]);
+        becomes(&self.client, &[target], ANSWER, |outcome| *outcome == Outcome::Refused)?;
+        let ready = self.ground.objects::<Pod>().moment(&self.pods[coming], PATIENCE, is_ready_pod)?;
+        self.client.watch(&Watch { target, until: Until::Answered, timeout: BLOCKED, patience: PATIENCE })?;
+        let result = self.open(coming, true).and_then(|()| self.open(going, false));
+        // Whatever became of the change, the watch ends.
+        let seen = self.client.watched();
+        result?;
+        // Several watchers are told that the pod is ready, that of the test perhaps after those who act on it.
+        Ok(seen?.saturating_sub(ready.wait(self.ground.cluster().api())?))
+    }
+}
+
+#[test]
+fn a_ready_pod_is_soon_connected_to() -> Result<()> {
+    let ground = Ground::new(millrace(), "latency-pod")?;
+    let lanes = [Lane::new(&ground, "node-1", "node-2")?, Lane::new(&ground, "node-2", "node-1")?];
+    let turns = CHANGES / lanes.len();
+    let times = thread::scope(|scope| {
+        let turn = |lane: &Lane<'_>| (1..=turns).map(|number| lane.turn(number % 2)).collect();
+        let running = lanes.each_ref().map(|lane| scope.spawn(move || turn(lane)));
+        let ended = running.map(|lane| lane.join().map_err(|_| anyhow!("a lane panicked"))?);
+        ended.into_iter().collect::<Result<Vec<Vec<Duration>>>>()
+    })?;
+    let what = "from a Pod's Ready condition to its first connection";
+    Times(times.concat()).judge(what, &Times::default())
 }
 
 const DENY: &str = "

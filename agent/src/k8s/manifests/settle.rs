@@ -10,8 +10,8 @@ use notify::{
     event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode},
 };
 
-/// Changes of one moment are read together.
-const QUIET: Duration = Duration::from_millis(2);
+/// A file that went away may come back at once: whoever keeps a copy of what he replaces moves the old one first.
+const GONE: Duration = Duration::from_millis(2);
 /// A new file that nobody writes to: a link.
 const CREATED: Duration = Duration::from_millis(50);
 /// A file that was written to is ready when its writer closes it; a writer that never does is not waited for longer.
@@ -38,8 +38,10 @@ enum Step {
     Written,
     /// Mode or owner.
     Touched,
-    /// Closed by its writer, renamed or removed.
+    /// Closed by its writer, or put here whole.
     Done,
+    /// Removed, or moved away.
+    Gone,
 }
 
 /// What is ready to be read.
@@ -79,9 +81,11 @@ impl Settling {
             self.compare_all(now);
         }
         let step = match event.kind {
+            // Both ends of a move are told one by one, too.
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
             EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Remove(_)
-            | EventKind::Modify(ModifyKind::Name(_)) => Step::Done,
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Step::Done,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => Step::Gone,
             EventKind::Create(CreateKind::File | CreateKind::Any) => Step::Created,
             EventKind::Modify(ModifyKind::Metadata(_)) => Step::Touched,
             EventKind::Modify(_) => Step::Written,
@@ -102,7 +106,8 @@ impl Settling {
         let known = self.files.get(name).copied();
         let seen = known.map_or(now, |change| change.seen);
         let ready = match (step, known) {
-            (Step::Done, _) | (Step::Touched, None) => now + QUIET,
+            (Step::Done, _) | (Step::Touched, None) => now,
+            (Step::Gone, _) => now + GONE,
             (Step::Created, _) => now + CREATED,
             (Step::Written, _) => seen + OPEN,
             // A writer may set the mode before it closes.
@@ -160,11 +165,12 @@ mod tests {
         event::{AccessKind, AccessMode, CreateKind, DataChange, ModifyKind, RemoveKind, RenameMode},
     };
 
-    use super::{OPEN, QUIET, Settling, is_manifest};
+    use super::{GONE, OPEN, Settling, is_manifest};
 
     const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
     const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
     const RENAMED_TO: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+    const RENAMED_FROM: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::From));
     const REMOVED: EventKind = EventKind::Remove(RemoveKind::File);
     const CREATED: EventKind = EventKind::Create(CreateKind::File);
 
@@ -189,8 +195,8 @@ mod tests {
         assert!(settling.is_unsettled("web.yaml"));
         let close = start + Duration::from_secs(5);
         settling.note(Ok(event(CLOSED, "/m/web.yaml")), close);
-        assert_eq!(settling.next_ready(), Some(close + QUIET));
-        let ready = settling.take_ready(close + QUIET);
+        assert_eq!(settling.next_ready(), Some(close));
+        let ready = settling.take_ready(close);
         assert!(ready.files.contains("web.yaml") && !ready.everything);
         assert_eq!(ready.seen, Some(start));
         assert_eq!(settling.next_ready(), None);
@@ -209,13 +215,28 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_or_removal_is_ready_at_once() {
-        for kind in [RENAMED_TO, REMOVED, EventKind::Modify(ModifyKind::Name(RenameMode::From))] {
+    fn a_file_that_is_put_here_whole_is_ready_at_once() {
+        let start = Instant::now();
+        let mut settling = settled(start);
+        settling.note(Ok(event(RENAMED_TO, "/m/web.yaml")), start);
+        assert!(settling.take_ready(start).files.contains("web.yaml"));
+    }
+
+    #[test]
+    fn a_file_that_goes_away_is_given_the_time_to_come_back() {
+        for kind in [REMOVED, RENAMED_FROM] {
             let start = Instant::now();
             let mut settling = settled(start);
             settling.note(Ok(event(kind, "/m/web.yaml")), start);
-            assert!(settling.take_ready(start + QUIET).files.contains("web.yaml"), "{kind:?}");
+            assert!(settling.take_ready(start).files.is_empty(), "{kind:?}");
+            assert!(settling.take_ready(start + GONE).files.contains("web.yaml"), "{kind:?}");
         }
+        let start = Instant::now();
+        let mut settling = settled(start);
+        for kind in [RENAMED_FROM, CREATED, WRITTEN] {
+            settling.note(Ok(event(kind, "/m/web.yaml")), start);
+        }
+        assert!(settling.take_ready(start + GONE).files.is_empty(), "its successor is still being written");
     }
 
     #[test]
@@ -230,7 +251,7 @@ mod tests {
             let start = Instant::now();
             let mut settling = settled(start);
             settling.note(Ok(event(kind, path)), start);
-            assert_eq!(settling.take_ready(start + QUIET).everything, everything, "{path}");
+            assert_eq!(settling.take_ready(start + GONE).everything, everything, "{path}");
         }
     }
 
