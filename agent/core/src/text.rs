@@ -86,7 +86,7 @@ fn requirement(requirement: &Requirement) -> String {
     }
 }
 
-fn list(values: &BTreeSet<String>) -> String {
+fn list(values: &[String]) -> String {
     join(values.iter().map(|value| plain(value).into_owned()), ", ")
 }
 

@@ -1,5 +1,5 @@
 //! Random clusters and packets. The ranges are small on purpose: labels, ports and prefixes must meet often.
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use agent_core::{
     model::{
@@ -10,6 +10,7 @@ use agent_core::{
         },
         selector::{LabelSelector, Labels, Operator, Requirement},
         service::{EndpointSlice, Service, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy},
+        small_set::SmallSet,
         workload::{ContainerPort, Namespace, Pod},
     },
     update::{Change, Kind, Update},
@@ -240,7 +241,7 @@ impl Generator<'_> {
 
     fn selector(&mut self) -> LabelSelector {
         let requirements = self.some(2, |this| {
-            let values: BTreeSet<String> = (0..2).map(|_| this.one_of(&VALUES).to_owned()).collect();
+            let values: SmallSet<String> = (0..2).map(|_| this.one_of(&VALUES).to_owned()).collect();
             let operator = match this.rng.random_range(0..5) {
                 0..=1 => Operator::In(values),
                 2 => Operator::NotIn(values),

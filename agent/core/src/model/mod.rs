@@ -4,6 +4,7 @@ pub mod node;
 pub mod policy;
 pub mod selector;
 pub mod service;
+pub mod small_set;
 pub mod workload;
 
 use std::fmt;

@@ -1,7 +1,9 @@
 //! Label selectors.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use super::small_set::SmallSet;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -10,7 +12,7 @@ pub type Labels = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LabelSelector {
     /// `matchLabels` arrive here as `In` with one value.
-    pub requirements: BTreeSet<Requirement>,
+    pub requirements: SmallSet<Requirement>,
 }
 
 /// One requirement of a selector.
@@ -23,9 +25,9 @@ pub struct Requirement {
 /// What a requirement asks of the label's value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operator {
-    In(BTreeSet<String>),
+    In(SmallSet<String>),
     /// Holds for objects without the label, too.
-    NotIn(BTreeSet<String>),
+    NotIn(SmallSet<String>),
     Exists,
     DoesNotExist,
 }

@@ -4,6 +4,7 @@ mod changed;
 pub(crate) mod compiled;
 pub(crate) mod nodes;
 pub(crate) mod policies;
+mod selectors;
 pub(crate) mod services;
 pub(crate) mod workloads;
 

@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use dataplane_common::policy::Direction;
 
+use super::selectors::SelectorIndex;
 use crate::{
     ids::{IdTable, RuleId},
     model::{
@@ -18,6 +19,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policies {
     records: BTreeMap<ObjectName, Record>,
+    /// The policies of each namespace, by what they select.
+    selecting: BTreeMap<String, SelectorIndex>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,16 +93,34 @@ impl Policies {
         for list in old.iter().flat_map(|record| [&record.ingress, &record.egress]).flatten() {
             list.release(ids);
         }
-        let selectors = old.map(|record| record.policy.pod_selector).into_iter().chain(selector).collect();
-        Some(PolicyChange { namespace: name.namespace, selectors })
+        let old = old.map(|record| record.policy.pod_selector);
+        if old != selector {
+            self.index(&name, old.as_ref(), selector.as_ref());
+        }
+        Some(PolicyChange { namespace: name.namespace, selectors: old.into_iter().chain(selector).collect() })
     }
 
-    /// The policies of a namespace, by name.
-    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Record> {
-        self.records
-            .range(ObjectName::new(namespace, "")..)
-            .take_while(move |(name, _)| name.namespace == namespace)
-            .map(|(_, record)| record)
+    fn index(&mut self, name: &ObjectName, old: Option<&LabelSelector>, new: Option<&LabelSelector>) {
+        let index = self.selecting.entry(name.namespace.clone()).or_default();
+        if let Some(old) = old {
+            index.remove(&name.name, old);
+        }
+        if let Some(new) = new {
+            index.insert(&name.name, new);
+        }
+        if index.is_empty() {
+            self.selecting.remove(&name.namespace);
+        }
+    }
+
+    /// The policies that select a pod, by name.
+    pub(crate) fn selecting(&self, pod: &Pod) -> Vec<&Record> {
+        let namespace = &pod.name.namespace;
+        let candidates = self.selecting.get(namespace).into_iter();
+        let mut names: Vec<&str> = candidates.flat_map(|index| index.candidates(&pod.labels)).collect();
+        names.sort_unstable();
+        let records = names.into_iter().filter_map(|name| self.records.get(&ObjectName::new(namespace, name)));
+        records.filter(|record| record.policy.pod_selector.matches(&pod.labels)).collect()
     }
 
     pub(crate) fn policies(&self) -> impl ExactSizeIterator<Item = &NetworkPolicy> {

@@ -1,10 +1,17 @@
 //! Label selectors: policy.md S38.
-use agent_core::model::selector::{LabelSelector, Operator};
+use agent_core::model::{
+    selector::{LabelSelector, Operator},
+    small_set::SmallSet,
+};
 
 use crate::lab::objects::{labels, require, selecting};
 
-fn values(values: &[&str]) -> std::collections::BTreeSet<String> {
+fn values(values: &[&str]) -> SmallSet<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
+}
+
+fn both(one: &LabelSelector, other: &LabelSelector) -> LabelSelector {
+    LabelSelector { requirements: [one, other].iter().flat_map(|of| of.requirements.to_vec()).collect() }
 }
 
 #[test]
@@ -24,18 +31,18 @@ fn operators_treat_a_missing_label_as_the_api_says() {
 
 #[test]
 fn all_requirements_must_hold() {
-    let mut selector = selecting("app=a tier=front");
+    let selector = selecting("app=a tier=front");
     assert!(selector.matches(&labels("app=a tier=front more=x")));
     assert!(!selector.matches(&labels("app=a")));
-    selector.requirements.extend(require("old", Operator::DoesNotExist).requirements);
+    let selector = both(&selector, &require("old", Operator::DoesNotExist));
     assert!(selector.matches(&labels("app=a tier=front")));
     assert!(!selector.matches(&labels("app=a tier=front old=1")));
 }
 
 #[test]
 fn not_in_several_values_excludes_each_of_them() {
-    let mut selector = require("app", Operator::NotIn(values(&["a"])));
-    selector.requirements.extend(require("app", Operator::NotIn(values(&["b"]))).requirements);
+    let [a, b] = ["a", "b"].map(|value| require("app", Operator::NotIn(values(&[value]))));
+    let selector = both(&a, &b);
     assert_eq!(["app=a", "app=b", "app=c"].map(|text| selector.matches(&labels(text))), [false, false, true]);
 }
 

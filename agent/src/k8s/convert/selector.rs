@@ -50,23 +50,21 @@ impl UnknownFields {
 /// Parses a selector. `None` when a requirement cannot be honoured; what is wrong is noted.
 pub fn convert(wire: &Selector, at: &str, problems: &mut Problems) -> Option<LabelSelector> {
     let mut usable = !wire.unknown.note(at, problems);
-    let mut selector = LabelSelector::default();
+    let mut requirements = Vec::new();
     for (key, value) in &wire.match_labels {
         let field = format!("{at}.matchLabels");
         usable &= checked(&field, label_key(key), problems) && checked(&field, label_value(value), problems);
         let operator = Operator::In([value.clone()].into());
-        selector.requirements.insert(Requirement { key: key.clone(), operator });
+        requirements.push(Requirement { key: key.clone(), operator });
     }
     for (index, expression) in wire.match_expressions.iter().enumerate() {
         let field = format!("{at}.matchExpressions[{index}]");
         match requirement(expression, &field, problems) {
-            Some(requirement) => {
-                selector.requirements.insert(requirement);
-            }
+            Some(requirement) => requirements.push(requirement),
             None => usable = false,
         }
     }
-    usable.then_some(selector)
+    usable.then(|| LabelSelector { requirements: requirements.into_iter().collect() })
 }
 
 fn requirement(wire: &Expression, at: &str, problems: &mut Problems) -> Option<Requirement> {

@@ -34,7 +34,7 @@ use self::{
 };
 use super::{
     Changed,
-    policies::{Policies, PolicyChange, RuleList},
+    policies::{Policies, PolicyChange, Record, RuleList},
     workloads::{NamespaceChange, Workloads},
 };
 use crate::{
@@ -193,9 +193,10 @@ impl Compiled {
     ) {
         let endpoint = workloads.endpoint(attachment);
         let pod = endpoint.and_then(|endpoint| workloads.pod_of(endpoint)).map(|(_, pod)| pod);
-        let new = pod.map(|pod| Selected {
-            ingress: self.acquire_set(Direction::Ingress, pod, policies, changed),
-            egress: self.acquire_set(Direction::Egress, pod, policies, changed),
+        let new = pod.map(|pod| {
+            let selecting = if pod.host_network { Vec::new() } else { policies.selecting(pod) };
+            let mut set = |direction| self.acquire_set(direction, pod, &selecting, changed);
+            Selected { ingress: set(Direction::Ingress), egress: set(Direction::Egress) }
         });
         let old = match new {
             Some(new) => self.selected.insert(attachment.clone(), new),
@@ -219,17 +220,11 @@ impl Compiled {
         &mut self,
         direction: Direction,
         pod: &Pod,
-        policies: &Policies,
+        selecting: &[&Record],
         changed: &mut Changed,
     ) -> Option<SetId> {
-        if pod.host_network {
-            return None;
-        }
-        let selecting: Vec<Arc<RuleList>> = policies
-            .in_namespace(&pod.name.namespace)
-            .filter(|record| record.policy.pod_selector.matches(&pod.labels))
-            .filter_map(|record| record.rules(direction).map(Arc::clone))
-            .collect();
+        let rules = selecting.iter().filter_map(|record| record.rules(direction).map(Arc::clone));
+        let selecting: Vec<Arc<RuleList>> = rules.collect();
         if selecting.is_empty() {
             return None;
         }

@@ -4,6 +4,7 @@ use agent_core::{
         Protocol,
         policy::{NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch},
         selector::{LabelSelector, Operator},
+        small_set::SmallSet,
     },
     update::{Change, Update},
 };
@@ -50,7 +51,7 @@ fn a() -> LabelSelector {
     selecting("pod=a")
 }
 
-fn values(values: &[&str]) -> std::collections::BTreeSet<String> {
+fn values(values: &[&str]) -> SmallSet<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
 }
 
