@@ -61,11 +61,11 @@ pub(super) async fn sweep(shared: &Shared, netlink: &Netlink) {
 pub(super) async fn sweep_once(shared: &Shared, netlink: &Netlink) -> Result<(), NetError> {
     let living = netlink.pod_interfaces().await?;
     let addresses: Vec<_> = living.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
-    let candidates = shared.with_ipam(move |ipam, now| {
+    let candidates = shared.with_ipam(|ipam, now| {
         ipam.leases.block(addresses);
         (ipam.leases.abandoned(now), missing(ipam, &living))
     });
-    let Ok((abandoned, missing)) = candidates.await else { return Ok(()) };
+    let Ok((abandoned, missing)) = candidates else { return Ok(()) };
     let mut gone = abandoned;
     for (attachment, host_ifname) in missing {
         // Attached after the list was made, or gone: only the kernel knows.

@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     ipam::{self, FileError, Ipam, Living},
     net::Netlink,
+    telemetry::chain,
 };
 
 /// How the server works.
@@ -93,8 +94,9 @@ pub struct CniServer {
 #[derive(Debug)]
 struct Shared {
     options: Options,
-    /// Written to disk under the lock, on threads that may block.
-    ipam: Arc<Mutex<Ipam>>,
+    ipam: Mutex<Ipam>,
+    /// The last change of the leases that is on disk. Locked while they are written.
+    on_disk: Arc<tokio::sync::Mutex<u64>>,
     /// Attachments with a request in flight.
     in_flight: DashSet<AttachmentId>,
     events: mpsc::Sender<CniEvent>,
@@ -120,7 +122,7 @@ impl CniServer {
             problems.push(damage.to_string());
         }
         let released = housekeeping::settle_before_start(&options, &mut ipam, now);
-        ipam.save()?;
+        ipam.snapshot().write()?;
         let restored = ipam.leases.endpoints().count();
         tracing::info!(restored, released, directory = %options.runtime_dir.display(), "serving the CNI plugin");
         Ok(Self { listener, options, ipam, problems })
@@ -140,8 +142,9 @@ impl CniServer {
         netlink: Netlink,
     ) {
         let Self { listener, options, ipam, problems } = self;
-        let ipam = Arc::new(Mutex::new(ipam));
-        let shared = Arc::new(Shared { options, ipam, in_flight: DashSet::new(), events, node, problems });
+        let (ipam, on_disk) = (Mutex::new(ipam), Arc::default());
+        let shared =
+            Arc::new(Shared { options, ipam, on_disk, in_flight: DashSet::new(), events, node, problems });
         tokio::join!(
             socket::accept(&listener, &shared),
             housekeeping::settle_pending(&shared),
@@ -151,20 +154,28 @@ impl CniServer {
 }
 
 impl Shared {
-    /// Works on the leases where blocking is allowed: a change ends on disk.
-    async fn with_ipam<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Ipam, Duration) -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let ipam = Arc::clone(&self.ipam);
-        let result = tokio::task::spawn_blocking(move || {
-            let now = ipam::time_since_boot()?;
-            Ok::<_, std::io::Error>(work(&mut ipam.lock().unwrap_or_else(PoisonError::into_inner), now))
+    /// Works on the leases.
+    fn with_ipam<T>(&self, work: impl FnOnce(&mut Ipam, Duration) -> T) -> Result<T, Error> {
+        let now = ipam::time_since_boot().map_err(|error| internal(format!("cannot read the clock: {error}")))?;
+        Ok(work(&mut self.ipam.lock().unwrap_or_else(PoisonError::into_inner), now))
+    }
+
+    /// Waits until a change of the leases is on disk. Changes that wait while others are written are written together.
+    async fn save(&self, revision: u64) -> Result<(), Error> {
+        // Goes with the work: a request that is given up does not let another write the same file meanwhile.
+        let mut on_disk = Arc::clone(&self.on_disk).lock_owned().await;
+        if *on_disk >= revision {
+            return Ok(());
+        }
+        let snapshot = self.with_ipam(|ipam, _| ipam.snapshot())?;
+        let written = tokio::task::spawn_blocking(move || {
+            snapshot.write()?;
+            *on_disk = snapshot.revision;
+            Ok::<_, FileError>(())
         });
-        match result.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(internal(format!("cannot read the clock: {error}"))),
-            Err(error) => Err(internal(format!("the task that manages addresses failed: {error}"))),
+        match written.await {
+            Ok(written) => written.map_err(|error| internal(chain(&error))),
+            Err(error) => Err(internal(format!("the task that writes the leases failed: {error}"))),
         }
     }
 }

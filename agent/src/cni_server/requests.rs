@@ -81,11 +81,11 @@ impl Shared {
         let (attachment, uid) = (id(attachment), pod.uid.clone());
         let pod = ObjectName::new(&pod.namespace, &pod.name);
         let shown = pod.to_string();
-        let reserved = self.with_ipam(move |ipam, now| {
+        let reserved = self.with_ipam(|ipam, now| {
             ipam.leases.set_pod_cidrs(&pod_cidrs);
             ipam.leases.reserve(&attachment, &pod, &uid, now)
-        });
-        let ips = reserved.await?.map_err(|error| {
+        })?;
+        let ips = reserved.map_err(|error| {
             try_again(format!("pod {shown} gets no address on node {}: {error}", self.options.node_name))
         })?;
         let gateways =
@@ -113,18 +113,19 @@ impl Shared {
             pod_mac: interface.pod_mac,
         };
         let attachment = id(attachment);
-        let endpoint = self.with_ipam(move |ipam, _| ipam.leases.endpoint(&attachment, interface)).await?;
+        let endpoint = self.with_ipam(|ipam, _| ipam.leases.endpoint(&attachment, interface))?;
         let endpoint = endpoint.map_err(|error| try_again(error.to_string()))?;
 
         self.program(&endpoint).await?;
         // On disk before ADD is answered: from then on a restarted agent must know the pod.
-        let attached = endpoint.clone();
-        let saved = self.with_ipam(move |ipam, _| {
-            ipam.leases.attach(attached);
-            ipam.save()
-                .inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "lease lost"))
-        });
-        saved.await?.map_err(|error| internal(format!("pod {} is not attached: {error}", endpoint.pod)))?;
+        let revision = self.with_ipam(|ipam, _| {
+            ipam.leases.attach(endpoint.clone());
+            ipam.changed()
+        })?;
+        self.save(revision)
+            .await
+            .inspect_err(|error| tracing::error!(%error, "lease lost"))
+            .map_err(|error| internal(format!("pod {} is not attached: {error}", endpoint.pod)))?;
         tracing::info!(pod = %endpoint.pod, ips = ?endpoint.ips, "attached");
         Ok(())
     }
@@ -160,18 +161,15 @@ impl Shared {
                 )));
             }
         }
-        let released = attachment.clone();
-        let lease = self.with_ipam(move |ipam, now| {
-            let lease = ipam.leases.release(&released, now);
+        let released = self.with_ipam(|ipam, now| {
+            let lease = ipam.leases.release(attachment, now)?;
+            Some((lease, ipam.changed()))
+        })?;
+        if let Some((lease, revision)) = released {
             // A lease that stays on disk does no harm: its interface is gone, which the next start sees.
-            if lease.is_some()
-                && let Err(error) = ipam.save()
-            {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the release is only in memory");
+            if let Err(error) = self.save(revision).await {
+                tracing::warn!(%error, "the release is only in memory");
             }
-            lease
-        });
-        if let Some(lease) = lease.await? {
             tracing::info!(pod = %lease.pod, ips = ?lease.ips, "detached");
         }
         Ok(())

@@ -134,6 +134,27 @@ async fn a_pod_is_reserved_attached_and_detached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_pods_at_once_each_is_on_disk_when_it_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _) = Agent::start(dir.path(), &Living::default(), Loop::Programs);
+    let (agent, on_disk) = (&agent, &|| fs::read_to_string(dir.path().join("state/leases.json")).unwrap());
+    let has = |text: &str, container: &str| text.contains(&format!("\"container_id\":\"{container}\""));
+    let names: Vec<String> = (0..40).map(|number| format!("pod{number:02}")).collect();
+    futures::future::join_all(names.iter().map(|name| async move {
+        agent.reserve(name).await.unwrap();
+        assert!(!has(&on_disk(), name), "{name} is only reserved");
+        agent.attach(name).await.unwrap();
+        assert!(has(&on_disk(), name), "{name} is attached");
+    }))
+    .await;
+    futures::future::join_all(names.iter().map(|name| async move {
+        agent.detach(name).await.unwrap();
+        assert!(!has(&on_disk(), name), "{name} is detached");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attached_endpoint_outlives_the_agent_and_a_reservation_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let (agent, restored) = Agent::start(dir.path(), &Living::default(), Loop::Programs);
@@ -284,7 +305,8 @@ async fn an_interface_that_vanished_is_detached_by_the_sweep() {
     assert_eq!(ipam.leases.endpoints().count(), 1);
     let shared = Shared {
         options: agent.options.clone(),
-        ipam: Arc::new(Mutex::new(ipam)),
+        ipam: Mutex::new(ipam),
+        on_disk: Arc::default(),
         in_flight: DashSet::new(),
         events,
         node: seen,

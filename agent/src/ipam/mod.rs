@@ -73,6 +73,26 @@ pub struct Ipam {
     pub leases: Leases,
     file: LeaseFile,
     boot_id: String,
+    /// How often something changed that belongs on disk.
+    revision: u64,
+}
+
+/// Leases on their way to disk.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub revision: u64,
+    file: LeaseFile,
+    stored: Stored,
+}
+
+impl Snapshot {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// If the state directory cannot be written.
+    pub fn write(&self) -> Result<(), FileError> {
+        self.file.write(&self.stored)
+    }
 }
 
 impl Ipam {
@@ -96,20 +116,25 @@ impl Ipam {
             Err(error @ (FileError::Read { .. } | FileError::Write { .. })) => return Err(error),
         };
         let leases = restore(stored, boot_id, cool_down, living, now);
-        Ok((Self { leases, file, boot_id: boot_id.to_owned() }, damage))
+        Ok((Self { leases, file, boot_id: boot_id.to_owned(), revision: 0 }, damage))
     }
 
-    /// Writes the leases.
-    ///
-    /// # Errors
-    /// If the state directory cannot be written.
-    pub fn save(&self) -> Result<(), FileError> {
-        self.file.write(&Stored {
+    /// Notes a change that belongs on disk, and numbers it.
+    pub fn changed(&mut self) -> u64 {
+        self.revision += 1;
+        self.revision
+    }
+
+    /// The leases as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let stored = Stored {
             boot_id: self.boot_id.clone(),
             endpoints: self.leases.endpoints().cloned().collect(),
             cooling: self.leases.cooling.iter().map(|(address, until)| (*address, *until)).collect(),
             cursors: self.leases.cursors.iter().map(|(cidr, address)| (*cidr, *address)).collect(),
-        })
+        };
+        Snapshot { revision: self.revision, file: self.file.clone(), stored }
     }
 }
 
@@ -287,7 +312,7 @@ mod tests {
         let (mut ipam, damage) = restore(NOW);
         assert!(damage.is_none());
         assert_eq!(hand_out(&mut ipam.leases), ["10.0.0.3", "10.0.0.4", "10.0.0.6"]);
-        ipam.save().unwrap();
+        ipam.snapshot().write().unwrap();
         let whole = fs::read(LeaseFile::new(dir.path()).path()).unwrap();
         for length in (0..whole.len()).step_by(7) {
             fs::write(LeaseFile::new(dir.path()).path(), &whole[..length]).unwrap();
@@ -303,7 +328,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut ipam, _) = Ipam::restore(dir.path(), "this", COOL_DOWN, &living(&[2]), NOW).unwrap();
         ipam.leases.release(&endpoint(2).attachment, NOW).unwrap();
-        ipam.save().unwrap();
+        ipam.snapshot().write().unwrap();
         let (mut ipam, _) = Ipam::restore(dir.path(), "this", COOL_DOWN, &living(&[]), NOW).unwrap();
         assert!(!hand_out(&mut ipam.leases).contains(&"10.0.0.2".to_owned()));
         let later = NOW + COOL_DOWN;

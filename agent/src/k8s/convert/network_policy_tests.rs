@@ -105,9 +105,7 @@ fn peers_mean_what_their_combination_of_selectors_means() {
 fn selector_text(selector: &agent_core::model::selector::LabelSelector) -> String {
     use agent_core::model::selector::Operator;
     let requirement = |requirement: &agent_core::model::selector::Requirement| {
-        let values = |values: &std::collections::BTreeSet<String>| {
-            format!("[{}]", values.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
-        };
+        let values = |values: &[String]| format!("[{}]", values.join(", "));
         let operator = match &requirement.operator {
             Operator::In(list) => format!("In {}", values(list)),
             Operator::NotIn(list) => format!("NotIn {}", values(list)),
