@@ -62,7 +62,7 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
     #[expect(clippy::wildcard_enum_match_arm, reason = "spelled out, LLVM doubles what the verifier walks")]
     let flow = match flow {
         Flow::New if !destination.is_present() && !is_kube_proxys(&scratch.packet, &source) => {
-            to_service::<F>(ctx, scratch)
+            to_service::<F>(ctx, scratch, source.egress_set)
         }
         flow => flow,
     };
@@ -164,6 +164,7 @@ fn advance_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Re
         return Ok(Flow::New);
     };
     if conntrack::is_reopened(&hit, &scratch.packet) {
+        hit.cut();
         return Ok(Flow::New);
     }
     let is_translated = hit.translate(scratch)?;
@@ -234,15 +235,23 @@ fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<
 
 /// Service → policy → conntrack → NAT for the first packet of a flow to a frontend.
 #[inline(never)]
-fn to_service<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
-    match translate_new::<F>(ctx, scratch) {
+fn to_service<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    egress_set: u32,
+) -> Flow {
+    match translate_new::<F>(ctx, scratch, egress_set) {
         Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),
     }
 }
 
 #[inline(always)]
-fn translate_new<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+fn translate_new<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    egress_set: u32,
+) -> Result<Flow, DropReason> {
     if scratch.packet.kind != Kind::Flow || scratch.packet.fragment == Fragment::Orphan {
         return Ok(Flow::New);
     }
@@ -258,7 +267,8 @@ fn translate_new<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> R
         }
     };
     scratch.judged = scratch.translation;
-    let allowed = judge::<F>(scratch)?;
+    let ingress_set = local_pod::<F>(&scratch.judged.destination).ingress_set;
+    let allowed = policy::judge::<F>(scratch, egress_set, ingress_set)?;
     if scratch.translation.destination == scratch.translation.source {
         // A pod that reaches itself must not see its own address as the source, or its answer would not leave it.
         scratch.translation.source = F::HAIRPIN;

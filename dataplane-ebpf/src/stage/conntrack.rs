@@ -105,8 +105,8 @@ impl<F: Family> Hit<F> {
         set!(F, self.entry, epoch, policy_epoch());
     }
 
-    /// Forgets a flow that policy no longer allows. The partner of a translated flow expires by itself: it is
-    /// judged by the same rules when a packet finds it.
+    /// Forgets a flow that policy no longer allows, or that has ended. The partner of a translated flow expires by
+    /// itself: it is judged by the same rules when a packet finds it, and a new flow takes its place.
     #[inline(always)]
     pub(crate) fn cut(&self) {
         F::ct_remove_established(&self.key);
@@ -292,26 +292,34 @@ fn insert_backend_half<F: Family>(scratch: &mut Scratch<F::Addr>, opening: &Open
     let (key, origin_high) = key::<F>(&scratch.translation);
     scratch.judged = scratch.packet.tuple.reversed();
     let reply = &scratch.judged;
-    if let Some(old) = F::ct_established(&key).or_else(|| F::ct_new(&key)) {
-        let old_state = state::<F>(old);
-        let is_ours = old_state.half == half::BACKEND && F::ct_nat(old, reply.proto) == *reply;
-        if !is_ours && old_state.closed == 0 {
-            return false;
-        }
-        F::ct_remove_established(&key);
-        F::ct_remove_new(&key);
-    }
     let entry = F::ct_entry(new_state(opening, origin_high, half::BACKEND), Some(reply));
+    // Most keys are free, which the insertion itself tells.
+    let insert = || F::ct_insert_new(&key, &entry, u64::from(BPF_NOEXIST)).is_ok();
+    let old = match F::ct_established(&key) {
+        Some(old) => old,
+        None if insert() => return true,
+        None => match F::ct_new(&key) {
+            Some(old) => old,
+            // Another CPU took the key and gave it back.
+            None => return false,
+        },
+    };
+    let old_state = state::<F>(old);
+    let is_ours = old_state.half == half::BACKEND && F::ct_nat(old, reply.proto) == *reply;
+    if !is_ours && old_state.closed == 0 {
+        return false;
+    }
+    F::ct_remove_established(&key);
+    F::ct_remove_new(&key);
     // Another CPU may have taken the key since: then it is a collision as well.
-    F::ct_insert_new(&key, &entry, u64::from(BPF_NOEXIST)).is_ok()
+    insert()
 }
 
-/// Inserts a fresh entry and removes what an ended flow left in the other map. The only errors are those of a map
+/// Inserts a fresh entry; whoever calls knows of no established flow with its key. The only errors are those of a map
 /// whose entries are all in use at this instant: the flow is then tracked from its next packet on.
 #[inline(always)]
 fn insert<F: Family>(key: &F::CtKey, entry: &F::CtEntry) {
     let _retried_by_next_packet = F::ct_insert_new(key, entry, u64::from(BPF_ANY));
-    F::ct_remove_established(key);
 }
 
 #[inline(always)]
