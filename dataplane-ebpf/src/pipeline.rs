@@ -235,11 +235,7 @@ fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<
 
 /// Service → policy → conntrack → NAT for the first packet of a flow to a frontend.
 #[inline(never)]
-fn to_service<F: Parse>(
-    ctx: &TcContext,
-    scratch: &mut Scratch<F::Addr>,
-    egress_set: u32,
-) -> Flow {
+fn to_service<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>, egress_set: u32) -> Flow {
     match translate_new::<F>(ctx, scratch, egress_set) {
         Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),

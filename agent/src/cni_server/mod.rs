@@ -156,7 +156,8 @@ impl CniServer {
 impl Shared {
     /// Works on the leases.
     fn with_ipam<T>(&self, work: impl FnOnce(&mut Ipam, Duration) -> T) -> Result<T, Error> {
-        let now = ipam::time_since_boot().map_err(|error| internal(format!("cannot read the clock: {error}")))?;
+        let now =
+            ipam::time_since_boot().map_err(|error| internal(format!("cannot read the clock: {error}")))?;
         Ok(work(&mut self.ipam.lock().unwrap_or_else(PoisonError::into_inner), now))
     }
 

@@ -1,5 +1,10 @@
 //! Loading the programs: the embedded object, its constants, and the pinned maps in place of its own.
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd as _, BorrowedFd},
+    panic::resume_unwind,
+    thread,
+};
 
 use agent_core::model::node::Services;
 use aya::{
@@ -93,13 +98,25 @@ impl Programs {
         }
         let ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
         let mut programs = Self(ebpf);
-        for name in PodHook::ALL.map(PodHook::program).into_iter().chain([CLOCK]) {
-            programs.classifier(name)?.load().map_err(|source| failed(name, source))?;
-        }
-        for name in options.cgroup_hooks().iter().map(|hook| hook.program()) {
-            programs.sock_addr(name)?.load().map_err(|source| failed(name, source))?;
-        }
+        let of_sockets = options.cgroup_hooks().iter().map(|hook| hook.program());
+        let wanted = PodHook::ALL.map(PodHook::program).into_iter().chain([CLOCK]).chain(of_sockets);
+        programs.verify(&wanted.collect::<Vec<_>>())?;
         Ok(programs)
+    }
+
+    /// Has the kernel verify and load programs, side by side: that takes most of the agent's start.
+    fn verify(&mut self, wanted: &[&'static str]) -> Result<(), LoadError> {
+        let mut found: HashMap<&str, &mut Program> = self.0.programs_mut().collect();
+        thread::scope(|scope| {
+            let mut loading = Vec::new();
+            for &name in wanted {
+                let program = found.remove(name).ok_or(LoadError::Missing { name })?;
+                loading.push(scope.spawn(move || load(name, program)));
+            }
+            loading
+                .into_iter()
+                .try_for_each(|loaded| loaded.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 
     /// Name and number of verified instructions of each loaded program.
@@ -137,6 +154,16 @@ impl Programs {
     fn program(&mut self, name: &'static str) -> Result<&mut Program, LoadError> {
         self.0.program_mut(name).ok_or(LoadError::Missing { name })
     }
+}
+
+fn load(name: &'static str, program: &mut Program) -> Result<(), LoadError> {
+    let loaded = if let Ok(program) = <&mut SchedClassifier>::try_from(&mut *program) {
+        program.load()
+    } else {
+        let program: &mut CgroupSockAddr = program.try_into().map_err(|_| LoadError::Missing { name })?;
+        program.load()
+    };
+    loaded.map_err(|source| failed(name, source))
 }
 
 fn failed(name: &'static str, source: ProgramError) -> LoadError {

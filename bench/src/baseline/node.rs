@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace_tests::{
-    eventually::eventually,
-    machine::{netns::Netns, process::Place},
-};
+use millrace_tests::{eventually::eventually, machine::netns::Netns};
 use nix::errno::Errno;
 
 use super::{
@@ -27,7 +24,7 @@ use crate::{
     interrupt, measure,
     system::{
         Backend, Footprint, Hygiene, Setup, System,
-        routed::RoutedNode,
+        routed::{OnRoutedNode, RoutedNode},
         services::{ENDPOINTS, SERVER_PORT, ServiceSet},
     },
 };
@@ -219,33 +216,15 @@ fn listen(netns: &Netns, addr: Ipv4Addr) -> Result<Option<TcpListener>> {
     }
 }
 
+impl OnRoutedNode for Node {
+    fn routed(&self) -> &RoutedNode {
+        &self.routed
+    }
+}
+
 impl System for Node {
     fn setup(&self) -> Setup {
         self.setup
-    }
-
-    fn client(&self) -> Place<'_> {
-        self.routed.client_place()
-    }
-
-    fn client_addr(&self) -> Ipv4Addr {
-        RoutedNode::client_addr()
-    }
-
-    fn server(&self, endpoint: usize) -> Place<'_> {
-        self.routed.server_place(endpoint)
-    }
-
-    fn server_addr(&self, endpoint: usize) -> Ipv4Addr {
-        RoutedNode::server_addr(endpoint)
-    }
-
-    fn node(&self) -> &Netns {
-        self.routed.node()
-    }
-
-    fn pod_links(&self) -> Vec<String> {
-        RoutedNode::pod_links()
     }
 
     fn forget_flows(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use millrace_tests::machine::{
     run::Run,
 };
 
-use super::{Footprint, Setup, System, routed::apply_hygiene, services::ENDPOINTS};
+use super::{Ends, Footprint, Setup, System, routed::apply_hygiene, services::ENDPOINTS};
 
 pub(super) struct Loopback {
     setup: Setup,
@@ -39,11 +39,7 @@ fn addr(endpoint: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, 9, 3 + u8::try_from(endpoint).expect("few endpoints"))
 }
 
-impl System for Loopback {
-    fn setup(&self) -> Setup {
-        self.setup
-    }
-
+impl Ends for Loopback {
     fn client(&self) -> Place<'_> {
         self.place()
     }
@@ -66,6 +62,12 @@ impl System for Loopback {
 
     fn pod_links(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+impl System for Loopback {
+    fn setup(&self) -> Setup {
+        self.setup
     }
 
     fn forget_flows(&self) -> Result<()> {

@@ -113,18 +113,11 @@ pub(crate) struct Footprint {
     pub(crate) kernel: Option<u64>,
 }
 
-/// A running system.
-pub(crate) trait System {
-    fn setup(&self) -> Setup;
-
+/// The ends of a system's connections, and what is between them.
+pub(crate) trait Ends {
     /// Where the client runs, and its address.
     fn client(&self) -> Place<'_>;
     fn client_addr(&self) -> Ipv4Addr;
-
-    /// Beside the client, but where no program translates its sockets; where that makes a difference.
-    fn bystander(&self) -> Option<Place<'_>> {
-        None
-    }
 
     /// Where the `endpoint`th server runs, and its address.
     fn server(&self, endpoint: usize) -> Place<'_>;
@@ -135,6 +128,16 @@ pub(crate) trait System {
 
     /// The node's interfaces towards the client and the servers.
     fn pod_links(&self) -> Vec<String>;
+}
+
+/// A running system.
+pub(crate) trait System: Ends {
+    fn setup(&self) -> Setup;
+
+    /// Beside the client, but where no program translates its sockets; where that makes a difference.
+    fn bystander(&self) -> Option<Place<'_>> {
+        None
+    }
 
     /// Forgets every tracked flow, so that the next packet of each is a first one.
     fn forget_flows(&self) -> Result<()>;

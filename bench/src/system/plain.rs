@@ -1,10 +1,12 @@
 //! veth routing by the kernel alone.
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
-use millrace_tests::machine::{netns::Netns, process::Place};
 
-use super::{Footprint, Setup, System, routed::RoutedNode};
+use super::{
+    Footprint, Setup, System,
+    routed::{OnRoutedNode, RoutedNode},
+};
 
 pub(super) struct Plain {
     setup: Setup,
@@ -17,33 +19,15 @@ impl Plain {
     }
 }
 
+impl OnRoutedNode for Plain {
+    fn routed(&self) -> &RoutedNode {
+        &self.routed
+    }
+}
+
 impl System for Plain {
     fn setup(&self) -> Setup {
         self.setup
-    }
-
-    fn client(&self) -> Place<'_> {
-        self.routed.client_place()
-    }
-
-    fn client_addr(&self) -> Ipv4Addr {
-        RoutedNode::client_addr()
-    }
-
-    fn server(&self, endpoint: usize) -> Place<'_> {
-        self.routed.server_place(endpoint)
-    }
-
-    fn server_addr(&self, endpoint: usize) -> Ipv4Addr {
-        RoutedNode::server_addr(endpoint)
-    }
-
-    fn node(&self) -> &Netns {
-        self.routed.node()
-    }
-
-    fn pod_links(&self) -> Vec<String> {
-        RoutedNode::pod_links()
     }
 
     fn forget_flows(&self) -> Result<()> {

@@ -10,7 +10,7 @@ use millrace_tests::machine::{
     run::Run,
 };
 
-use super::{Hygiene, services::ENDPOINTS};
+use super::{Ends, Hygiene, services::ENDPOINTS};
 
 /// What pods route to, on the node's side of every pod's link. The pods' addresses follow it, and are those of
 /// Millrace's pods: one API server can serve both kinds of nodes.
@@ -148,4 +148,35 @@ pub(crate) fn apply_hygiene<'a>(
         server.sysctl(&[("ipv4/tcp_max_tw_buckets", "256")])?;
     }
     Ok(())
+}
+
+/// A system whose pods are those of a routed node.
+pub(crate) trait OnRoutedNode {
+    fn routed(&self) -> &RoutedNode;
+}
+
+impl<T: OnRoutedNode> Ends for T {
+    fn client(&self) -> Place<'_> {
+        self.routed().client_place()
+    }
+
+    fn client_addr(&self) -> Ipv4Addr {
+        RoutedNode::client_addr()
+    }
+
+    fn server(&self, endpoint: usize) -> Place<'_> {
+        self.routed().server_place(endpoint)
+    }
+
+    fn server_addr(&self, endpoint: usize) -> Ipv4Addr {
+        RoutedNode::server_addr(endpoint)
+    }
+
+    fn node(&self) -> &Netns {
+        self.routed().node()
+    }
+
+    fn pod_links(&self) -> Vec<String> {
+        RoutedNode::pod_links()
+    }
 }

@@ -119,7 +119,8 @@ impl Policies {
         let candidates = self.selecting.get(namespace).into_iter();
         let mut names: Vec<&str> = candidates.flat_map(|index| index.candidates(&pod.labels)).collect();
         names.sort_unstable();
-        let records = names.into_iter().filter_map(|name| self.records.get(&ObjectName::new(namespace, name)));
+        let records =
+            names.into_iter().filter_map(|name| self.records.get(&ObjectName::new(namespace, name)));
         records.filter(|record| record.policy.pod_selector.matches(&pod.labels)).collect()
     }
 

@@ -2,7 +2,10 @@
 //!
 //! A file that cannot be parsed keeps what it said before, also from one start of the agent to the next. The first
 //! file by name wins an object that several define. A change costs what changed, not the size of the directory.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use agent_core::{
     model::{ObjectName, selector::Labels},
@@ -21,7 +24,7 @@ use crate::k8s::{
 };
 
 /// Where an object is: the file and the place in it. The lowest wins.
-type Place = (String, usize);
+type Place = (Arc<str>, usize);
 
 /// What a reading changes.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +42,8 @@ pub struct Catalog {
     /// Why the copy of a file is of no use.
     damaged_copies: BTreeMap<String, String>,
     files: BTreeMap<String, Parsed>,
-    places: BTreeMap<ObjectKey, BTreeSet<Place>>,
+    /// In order; almost always one.
+    places: BTreeMap<ObjectKey, Vec<Place>>,
     /// How many keys use a namespace.
     residents: BTreeMap<String, usize>,
     /// Files that cannot be used, and why.
@@ -170,12 +174,13 @@ impl Catalog {
         for kind in parsed.ignored.difference(&earlier.ignored) {
             tracing::info!("manifest {name}: {kind} is nothing to the dataplane and ignored");
         }
+        let file: Arc<str> = name.into();
         for (index, (key, _)) in earlier.objects.into_iter().enumerate() {
-            self.remove_place(&key, &(name.to_owned(), index));
+            self.remove_place(&key, &(Arc::clone(&file), index));
             touched.insert(key);
         }
         for (index, (key, _)) in parsed.objects.iter().enumerate() {
-            self.add_place(key, (name.to_owned(), index));
+            self.add_place(key, (Arc::clone(&file), index));
             touched.insert(key.clone());
         }
         if parsed != Parsed::default() {
@@ -184,16 +189,20 @@ impl Catalog {
     }
 
     fn add_place(&mut self, key: &ObjectKey, place: Place) {
-        let places = self.places.entry(key.clone()).or_default();
+        let places = self.places.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
         if places.is_empty() && !key.name.namespace.is_empty() {
             *self.residents.entry(key.name.namespace.clone()).or_default() += 1;
         }
-        places.insert(place);
+        if let Err(at) = places.binary_search(&place) {
+            places.insert(at, place);
+        }
     }
 
     fn remove_place(&mut self, key: &ObjectKey, place: &Place) {
         let Some(places) = self.places.get_mut(key) else { return };
-        places.remove(place);
+        if let Ok(at) = places.binary_search(place) {
+            places.remove(at);
+        }
         if !places.is_empty() {
             return;
         }
@@ -217,9 +226,9 @@ impl Catalog {
 
     /// What the manifests say about a key. A namespace that is only used exists, too.
     fn outcome(&self, key: &ObjectKey) -> Option<Outcome<Applied>> {
-        let place = self.places.get(key).and_then(BTreeSet::first);
+        let place = self.places.get(key).and_then(|places| places.first());
         if let Some((file, index)) = place {
-            return self.files.get(file)?.objects.get(*index).map(|(_, outcome)| outcome.clone());
+            return self.files.get(&**file)?.objects.get(*index).map(|(_, outcome)| outcome.clone());
         }
         let is_used = key.kind == Kind::Namespace && self.residents.contains_key(&key.name.name);
         is_used.then(|| {
@@ -230,9 +239,9 @@ impl Catalog {
 
     fn report_duplicate(&mut self, key: &ObjectKey, batch: &mut Batch) {
         let places = self.places.get(key);
-        let problems: Vec<String> = match places.map(Vec::from_iter).as_deref() {
+        let problems: Vec<String> = match places.map(Vec::as_slice) {
             Some([(first, _), others @ ..]) if !others.is_empty() => {
-                let mut others: Vec<&str> = others.iter().map(|(file, _)| file.as_str()).collect();
+                let mut others: Vec<&str> = others.iter().map(|(file, _)| &**file).collect();
                 others.dedup();
                 let others = others.join(", ");
                 vec![format!(

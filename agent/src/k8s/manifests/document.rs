@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::json;
 use crate::k8s::convert::{
     self, Applied, Convert, EndpointSlice, Namespace, NetworkPolicy, Node, ObjectKey, Outcome, Pod, Service,
 };
@@ -132,6 +133,9 @@ fn documents(text: &str) -> Vec<(u64, String)> {
 }
 
 fn parse_document(text: &str, found: &mut Found) -> Result<(), Fault> {
+    if let Some(value) = json::read(text) {
+        return add_object(value, found);
+    }
     // The limits on size guard against hostile input; whoever writes here is root already.
     let options = serde_saphyr::options! { budget: None, with_snippet: false };
     let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {

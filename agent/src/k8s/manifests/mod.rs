@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod copies;
 pub mod directory;
 pub mod document;
+mod json;
 pub mod settle;
 
 use std::{

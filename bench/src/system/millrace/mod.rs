@@ -21,7 +21,7 @@ use millrace_tests::{
 use serde_json::Value;
 
 use super::{
-    Footprint, Setup, System, objects,
+    Ends, Footprint, Setup, System, objects,
     routed::apply_hygiene,
     services::{ENDPOINTS, NAMESPACE, SERVICE_PORT, ServiceSet},
 };
@@ -160,25 +160,13 @@ const fn place(pod: &Pod) -> Place<'_> {
     Place { netns: pod.netns(), cgroup: pod.cgroup(), outlives: false, capabilities: None }
 }
 
-impl System for Millrace {
-    fn setup(&self) -> Setup {
-        self.setup
-    }
-
+impl Ends for Millrace {
     fn client(&self) -> Place<'_> {
         place(&self.client)
     }
 
     fn client_addr(&self) -> Ipv4Addr {
         v4(&self.client)
-    }
-
-    fn as_millrace(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn bystander(&self) -> Option<Place<'_>> {
-        Some(Place { cgroup: self.topology.outside_cgroup(), ..place(&self.client) })
     }
 
     fn server(&self, endpoint: usize) -> Place<'_> {
@@ -196,6 +184,20 @@ impl System for Millrace {
     fn pod_links(&self) -> Vec<String> {
         let pods = std::iter::once(&self.client).chain(&self.servers);
         pods.filter_map(|pod| Self::pod_link(pod).ok()).collect()
+    }
+}
+
+impl System for Millrace {
+    fn setup(&self) -> Setup {
+        self.setup
+    }
+
+    fn as_millrace(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn bystander(&self) -> Option<Place<'_>> {
+        Some(Place { cgroup: self.topology.outside_cgroup(), ..place(&self.client) })
     }
 
     fn forget_flows(&self) -> Result<()> {
