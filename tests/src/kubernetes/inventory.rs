@@ -89,7 +89,8 @@ impl Inventory {
         let wanted: BTreeSet<String> = self.interfaces.iter().flat_map(both).collect();
         let is_pod = |pin: &&String| pin.starts_with(&format!("/links/{HOST_IFNAME_PREFIX}"));
         let pinned: BTreeSet<String> = self.pins.iter().filter(is_pod).cloned().collect();
-        ensure!(pinned == wanted, "links {pinned:?}, and of the interfaces {wanted:?}");
+        let differ: Vec<&String> = pinned.symmetric_difference(&wanted).collect();
+        ensure!(differ.is_empty(), "links without an interface, or missing: {differ:?}");
         Ok(())
     }
 
