@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::verdict::{DropReason, Hook};
 
 use crate::{
     load::{
@@ -82,6 +83,15 @@ impl Station {
         checked(self.client.borrow_mut().slice(order)?, self, tolerant)
     }
 
+    /// Closes the connections that round trips left open. Those of the bystander are translated by packets: a connection
+    /// from the same port straight to the same pod cannot be told from one of them (decision 9).
+    pub(crate) fn part(&self) -> Result<()> {
+        for client in std::iter::once(&self.client).chain(&self.bystander) {
+            client.borrow_mut().order(&Order::Part)?;
+        }
+        Ok(())
+    }
+
     /// A slice of load of the client whose sockets no program translates.
     pub(crate) fn bystander_slice(&self, order: &Order) -> Result<Slice> {
         let bystander = self.bystander.as_ref().context("the system treats all clients alike")?;
@@ -100,10 +110,24 @@ fn checked(slice: Slice, station: &Station, tolerant: bool) -> Result<Slice> {
     );
     ensure!(
         slice.failed == 0 || tolerant,
-        "{kind}: {} of {} requests failed: {}",
+        "{kind}: {} of {} requests failed: {}{}",
         slice.failed,
         slice.answered + slice.failed,
-        why()
+        why(),
+        dropped(station)
     );
     Ok(slice)
+}
+
+/// What Millrace's programs have dropped so far, for the message of a failure.
+fn dropped(station: &Station) -> String {
+    let Some(millrace) = station.system.as_millrace() else { return String::new() };
+    let maps = millrace.node_of().maps();
+    let count = |hook, reason: DropReason| match maps.drops(hook, reason) {
+        Ok(0) => None,
+        Ok(count) => Some(format!("; {} dropped {count}: {}", hook.name(), reason.name())),
+        Err(error) => Some(format!("; {error:#}")),
+    };
+    let of_hook = |hook: Hook| DropReason::ALL.iter().filter_map(move |reason| count(hook, *reason));
+    [Hook::FromPod, Hook::ToPod].into_iter().flat_map(of_hook).collect()
 }

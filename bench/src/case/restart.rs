@@ -34,7 +34,9 @@ fn during(station: &Station, order: &Order, happen: impl FnOnce(&Node) -> Result
     happen(millrace.node_of())?;
     match client.report()? {
         Report::Slice(slice) => Ok(reading(&slice)),
-        other @ (Report::Obeyed { .. } | Report::Failed(_)) => bail!("not a slice: {other:?}"),
+        other @ (Report::Obeyed { .. } | Report::Parted | Report::Failed(_)) => {
+            bail!("not a slice: {other:?}")
+        }
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
     }
     let labels: Vec<String> = contenders.iter().map(|contender| contender.label.clone()).collect();
     let rounds = bench.rounds("round trips", contenders)?;
+    stations.iter().try_for_each(|(_, station)| station.part())?;
     let (plain, millrace) = (Kind::Plain.name(), Kind::Millrace.name());
     let report = &mut bench.report;
     report.ratio(CASE, &rounds, RATE, (millrace, plain), Some(Target::AtLeast(1.10)));

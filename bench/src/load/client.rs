@@ -52,6 +52,10 @@ impl Client {
     fn obey(&mut self, order: &Order) -> Result<Report> {
         match order {
             Order::RoundTrips { target, lasting } => self.round_trips(*target, *lasting),
+            Order::Part => {
+                self.kept.clear();
+                Ok(Report::Parted)
+            }
             Order::Connections { targets, lasting } => self.connections(targets, *lasting),
             Order::Follow { target, server, pause, patience } => follow(*target, *server, *pause, *patience),
             Order::Knock { target, patience } => knock(*target, *patience),

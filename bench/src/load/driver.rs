@@ -53,7 +53,7 @@ impl Client {
     pub(crate) fn slice(&mut self, order: &Order) -> Result<Slice> {
         match self.order(order)? {
             Report::Slice(slice) => Ok(*slice),
-            other @ (Report::Obeyed { .. } | Report::Failed(_)) => {
+            other @ (Report::Obeyed { .. } | Report::Parted | Report::Failed(_)) => {
                 bail!("{}: not a slice: {other:?}", self.name)
             }
         }
@@ -63,7 +63,9 @@ impl Client {
     pub(crate) fn obeyed(&mut self) -> Result<u64> {
         match self.report()? {
             Report::Obeyed { at, .. } => Ok(at),
-            other @ (Report::Slice(_) | Report::Failed(_)) => bail!("{}: not a moment: {other:?}", self.name),
+            other @ (Report::Slice(_) | Report::Parted | Report::Failed(_)) => {
+                bail!("{}: not a moment: {other:?}", self.name)
+            }
         }
     }
 }

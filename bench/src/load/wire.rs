@@ -33,6 +33,8 @@ pub(crate) enum Targets {
 pub(crate) enum Order {
     /// Requests over one TCP connection, which stays open between slices.
     RoundTrips { target: SocketAddrV4, lasting: Duration },
+    /// Closes the connections that are open.
+    Part,
     /// Connect, request, wait for the server to close.
     Connections { targets: Targets, lasting: Duration },
     /// Connects until the server of this number answers. Pauses after each attempt, so that whoever makes the change
@@ -54,6 +56,7 @@ pub(crate) enum Report {
         at: u64,
         attempts: u64,
     },
+    Parted,
     Failed(String),
 }
 
