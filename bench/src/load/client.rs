@@ -20,8 +20,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use super::wire::{Latency, Order, Report, Slice, Targets, ask};
 use crate::measure::cpu;
 
-/// A request that is not answered by then has failed. TCP has sent a SYN that was lost four times: what stops the whole
-/// machine for a moment is a late answer, and told as one.
+/// A request that is not answered by then has failed: TCP has sent a lost SYN four times. What is lost once is a late answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the clock is looked at for the end of a slice.
 const CHUNK: usize = 16;
