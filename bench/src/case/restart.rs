@@ -1,13 +1,13 @@
 //! B17: the agent is killed, and replaced, while a client connects without a pause.
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use millrace_tests::topology::Node;
 use serde_json::json;
 
 use crate::{
     bench::Bench,
-    load::wire::{Order, Report, Slice, Targets},
+    load::wire::{Order, Slice, Targets},
     report::{Target, Unit},
     rounds::{Contender, Reading},
     station::Station,
@@ -32,12 +32,7 @@ fn during(station: &Station, order: &Order, happen: impl FnOnce(&Node) -> Result
     let mut client = station.client();
     client.send(order)?;
     happen(millrace.node_of())?;
-    match client.report()? {
-        Report::Slice(slice) => Ok(reading(&slice)),
-        other @ (Report::Obeyed { .. } | Report::Parted | Report::Failed(_)) => {
-            bail!("not a slice: {other:?}")
-        }
-    }
+    Ok(reading(&client.sliced()?))
 }
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {

@@ -51,22 +51,22 @@ impl Client {
 
     /// Gives an order that is answered with a slice.
     pub(crate) fn slice(&mut self, order: &Order) -> Result<Slice> {
-        match self.order(order)? {
-            Report::Slice(slice) => Ok(*slice),
-            other @ (Report::Obeyed { .. } | Report::Parted | Report::Failed(_)) => {
-                bail!("{}: not a slice: {other:?}", self.name)
-            }
-        }
+        self.send(order)?;
+        self.sliced()
+    }
+
+    /// Waits for the slice of an order.
+    pub(crate) fn sliced(&mut self) -> Result<Slice> {
+        let report = self.report()?;
+        let Report::Slice(slice) = report else { bail!("{}: not a slice: {report:?}", self.name) };
+        Ok(*slice)
     }
 
     /// Waits for the moment of an order to follow a change.
     pub(crate) fn obeyed(&mut self) -> Result<u64> {
-        match self.report()? {
-            Report::Obeyed { at, .. } => Ok(at),
-            other @ (Report::Slice(_) | Report::Parted | Report::Failed(_)) => {
-                bail!("{}: not a moment: {other:?}", self.name)
-            }
-        }
+        let report = self.report()?;
+        let Report::Obeyed { at, .. } = report else { bail!("{}: not a moment: {report:?}", self.name) };
+        Ok(at)
     }
 }
 
