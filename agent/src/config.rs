@@ -5,7 +5,7 @@ use agent_core::model::node::Services;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-use crate::k8s::source::{ApiServer, SourceConfig};
+use agent_sources::source::{ApiServer, SourceConfig};
 
 const NODE: &str = "Node";
 const SOURCE: &str =

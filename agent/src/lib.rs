@@ -7,7 +7,6 @@ pub mod config;
 pub mod dataplane;
 pub mod health;
 pub mod ipam;
-pub mod k8s;
 pub mod net;
 pub mod reconcile;
 mod report;

@@ -1,4 +1,5 @@
 //! Starting and stopping.
+use agent_sources::source;
 use anyhow::{Context as _, Result};
 use tokio::{
     runtime,
@@ -13,7 +14,6 @@ use crate::{
     dataplane::Dataplane,
     health::Problems,
     ipam::Living,
-    k8s::source,
     net::Netlink,
     reconcile::{self, Inbox, Reconciler},
     uninstall,

@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use millrace_tests::kernel;
+use harness::kernel;
 
 use crate::{
     baseline,

@@ -2,13 +2,13 @@
 //! kernel, and so is the way from YAML to the model.
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
-use agent::k8s::{convert::Outcome, manifests::document};
 use agent_core::{
     oracle::{Subject, judge},
     state::ClusterState,
 };
+use agent_sources::{convert::Outcome, manifests::document};
 use anyhow::{Context as _, Result, anyhow, bail};
-use millrace_tests::{
+use harness::{
     cluster::{ControlPlane, PodSpec, Protocol},
     policy_table::{self, Places, PodName, Row},
 };

@@ -100,7 +100,7 @@ pub(crate) fn workload() -> Result<PathBuf> {
     let mut cargo = command::cargo("rustc");
     cargo.args([
         "-p",
-        "millrace-tests",
+        "harness",
         "--bin",
         "workload",
         "--",

@@ -1,4 +1,4 @@
-//! The components of a real cluster, built from the pinned Go modules in `tests/cluster/`. The first build takes a
+//! The components of a real cluster, built from the pinned Go modules in `harness/components/`. The first build takes a
 //! quarter of an hour; its result is kept outside the work tree, under a name that its inputs make.
 use std::{
     collections::hash_map::DefaultHasher,
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{command, workspace};
 
 /// Where the modules are, from the workspace's root.
-const MODULES: &str = "tests/cluster";
+const MODULES: &str = "harness/components";
 /// Where builds are kept, if not in the user's cache.
 const CACHE: &str = "MILLRACE_CACHE";
 /// How often a long build says that it is still at it.

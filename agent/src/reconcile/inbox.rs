@@ -2,12 +2,10 @@
 //! brought up to date once.
 use std::time::Instant;
 
+use agent_sources::source::Event;
 use tokio::sync::{mpsc, watch};
 
-use crate::{
-    cni_server::{CniEvent, NodeNetwork},
-    k8s::source::Event,
-};
+use crate::cni_server::{CniEvent, NodeNetwork};
 
 /// Inputs of one wave, at most.
 const MAX_WAVE: usize = 1024;
@@ -61,10 +59,10 @@ impl Inbox {
 mod tests {
     use std::time::Duration;
 
+    use agent_sources::source::Batch;
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::k8s::source::Batch;
 
     fn inbox(queue: usize) -> (mpsc::Sender<Event>, mpsc::Sender<CniEvent>, Inbox) {
         let (events, source) = mpsc::channel(queue);

@@ -28,6 +28,7 @@ use agent_core::{
     state::{Changed, ClusterState},
     update::{Change, Update},
 };
+use agent_sources::source::{Event, OpenProblems};
 
 use self::{attachments::Attachments, catalog::CatalogFile, inbox::Input, network::Network};
 pub(crate) use self::{inbox::Inbox, services::remembered};
@@ -38,7 +39,6 @@ use crate::{
     config::Config,
     dataplane::{ApplyReport, Dataplane},
     health::Problems,
-    k8s::source::{Event, OpenProblems},
     net::Netlink,
     report::Report,
     telemetry::chain,

@@ -2,7 +2,7 @@
 use std::{fs::File, io::Write as _, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace_tests::eventually::eventually;
+use harness::eventually::eventually;
 use serde_json::json;
 
 use super::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use millrace_tests::machine::process::{Place, Process};
+use harness::machine::process::{Place, Process};
 
 use super::tools;
 use crate::system::{Backend, routed::POD_CIDR};

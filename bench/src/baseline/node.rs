@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace_tests::{eventually::eventually, machine::netns::Netns};
+use harness::{eventually::eventually, machine::netns::Netns};
 use nix::errno::Errno;
 
 use super::{

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use millrace_tests::machine::netns::Netns;
+use harness::machine::netns::Netns;
 use serde_json::{Value, json};
 
 use super::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace_tests::machine::netns::Netns;
+use harness::machine::netns::Netns;
 
 use crate::system::Backend;
 

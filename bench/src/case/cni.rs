@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     topology::{Node, Pod},
 };

@@ -3,7 +3,7 @@
 use std::{net::SocketAddrV4, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::eventually::eventually;
+use harness::eventually::eventually;
 use serde_json::{Value, json};
 
 use crate::{

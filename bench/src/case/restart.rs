@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use millrace_tests::topology::Node;
+use harness::topology::Node;
 use serde_json::json;
 
 use crate::{

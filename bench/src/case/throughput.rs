@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::{
+use harness::{
     eventually::{PATIENCE, eventually},
     machine::process::{Place, Process},
 };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace_tests::machine::process::{Place, Process};
+use harness::machine::process::{Place, Process};
 
 use super::wire::{Order, Report, Slice};
 

@@ -2,7 +2,7 @@
 use std::{ffi::CString, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::machine::netns::Netns;
+use harness::machine::netns::Netns;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// An interface.

@@ -17,7 +17,7 @@ use aya::{
     util::nr_cpus,
 };
 use bpf_maps::program::{self, ProgramInfo};
-use millrace_tests::machine::netns::Netns;
+use harness::machine::netns::Netns;
 
 pub(crate) use self::{
     link::Link,

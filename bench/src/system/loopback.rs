@@ -2,7 +2,7 @@
 use std::{fs, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use millrace_tests::machine::{
+use harness::machine::{
     cgroup::{self, Cgroup},
     netns::Netns,
     process::Place,

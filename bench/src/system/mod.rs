@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::Result;
-use millrace_tests::machine::{netns::Netns, process::Place};
+use harness::machine::{netns::Netns, process::Place};
 
 use self::services::ServiceSet;
 use crate::baseline::{self, Peers};

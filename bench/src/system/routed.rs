@@ -3,7 +3,7 @@
 use std::{fs, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use millrace_tests::machine::{
+use harness::machine::{
     cgroup::{self, Cgroup},
     netns::Netns,
     process::Place,

@@ -5,16 +5,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{Event, Node as NodeObject, Pod},
-};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{
         Cluster,
         millrace::{Agents, NAME, NAMESPACE},
     },
+};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Event, Node as NodeObject, Pod},
 };
 use serde_json::json;
 

@@ -2,8 +2,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1 as core;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{
         Iptables,
@@ -15,6 +14,7 @@ use millrace_tests::{
     },
     machine::netns::Netns,
 };
+use k8s_openapi::api::core::v1 as core;
 use serde_json::json;
 
 use crate::shared::{PATIENCE, own_name};

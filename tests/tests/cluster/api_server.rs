@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, Node, control_plane::API_PORT},
 };

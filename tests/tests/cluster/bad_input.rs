@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::{kubernetes::down, machine::binaries::binary};
+use harness::{kubernetes::down, machine::binaries::binary};
 
 use crate::shared::{own_name, reference};
 

@@ -2,11 +2,11 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, Node, ready::is_ready_pod},
 };
+use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod};
 use serde_json::json;
 
 use crate::{

@@ -2,7 +2,7 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::kubernetes::programs::Programs;
+use harness::kubernetes::programs::Programs;
 use serde_json::Value;
 
 const MANIFEST: &str = include_str!("../../../deploy/manifests/millrace.yaml");

@@ -1,10 +1,10 @@
 //! Parts of a cluster end and come back; what depends on them waits, and goes on.
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1 as core;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, Iptables, Network, Options, Proxy, down, guard::Guard},
 };
+use k8s_openapi::api::core::v1 as core;
 
 use crate::shared::{PATIENCE, own_name, run_pod, wait_for_pod};
 

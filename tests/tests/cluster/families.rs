@@ -1,10 +1,10 @@
 //! The other address families, with the other rules of kube-proxy.
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1 as core;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, Network, Options, Proxy, address::Families, guard::Guard},
 };
+use k8s_openapi::api::core::v1 as core;
 
 use crate::shared::{PATIENCE, in_pod, own_name, run_pod};
 

@@ -2,8 +2,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use harness::probe::wire::{Outcome, Transport};
 use k8s_openapi::api::core::v1::Pod;
-use millrace_tests::probe::wire::{Outcome, Transport};
 
 use crate::{
     ground::{ANSWER, Ground, becomes, pod, pod_with, tcp, udp},

@@ -5,8 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1 as core;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, api::Object},
     probe::{
@@ -14,6 +13,7 @@ use millrace_tests::{
         wire::{Outcome, Target},
     },
 };
+use k8s_openapi::api::core::v1 as core;
 
 use crate::shared::PATIENCE;
 
@@ -65,7 +65,7 @@ impl Ground {
     }
 
     /// Objects of this namespace.
-    pub(crate) fn objects<K>(&self) -> millrace_tests::kubernetes::api::Objects<'_, K>
+    pub(crate) fn objects<K>(&self) -> harness::kubernetes::api::Objects<'_, K>
     where
         K: Object + kube::Resource<Scope = kube::core::NamespaceResourceScope>,
     {

@@ -3,13 +3,13 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use harness::{
+    eventually::eventually,
+    kubernetes::{Cluster, Network, Node, Options, Proxy, guard::Guard},
+};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Node as NodeObject, Pod},
-};
-use millrace_tests::{
-    eventually::eventually,
-    kubernetes::{Cluster, Network, Node, Options, Proxy, guard::Guard},
 };
 use serde_json::json;
 

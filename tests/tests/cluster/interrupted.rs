@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{ClusterName, down, guard::Guard},
     machine::binaries::binary,

@@ -8,8 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
-use millrace_tests::{
+use harness::{
     kubernetes::ready::is_ready_pod,
     probe::{
         client::Probe,
@@ -17,6 +16,7 @@ use millrace_tests::{
         wire::{Outcome, Target, Until, Watch},
     },
 };
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
 use serde_json::{Value, json};
 
 use crate::{

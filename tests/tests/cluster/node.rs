@@ -5,11 +5,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, inventory::Inventory, ready::is_ready_pod},
 };
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::{own::alone, shared::PATIENCE, stage::Stage};
 

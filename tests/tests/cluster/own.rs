@@ -5,7 +5,7 @@ use std::sync::{
 };
 
 use anyhow::Result;
-use millrace_tests::kubernetes::{Cluster, Network, Options, Proxy, guard::Guard};
+use harness::kubernetes::{Cluster, Network, Options, Proxy, guard::Guard};
 
 use crate::shared::own_name;
 

@@ -2,14 +2,14 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     probe::{
         client::Probe,
         wire::{Outcome, Question, Target},
     },
 };
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use crate::{
     ground::{ANSWER, Ground, SILENCE, becomes, gives, pod, tcp, udp},

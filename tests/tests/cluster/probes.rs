@@ -1,7 +1,7 @@
 //! The kubelet's probes reach pods that no policy opens to anybody.
 use anyhow::{Context as _, Result, ensure};
+use harness::probe::wire::Outcome;
 use k8s_openapi::api::core::v1 as core;
-use millrace_tests::probe::wire::Outcome;
 
 use crate::{
     ground::{Ground, SILENCE, becomes, gives, pod, pod_with, tcp},

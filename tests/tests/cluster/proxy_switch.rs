@@ -8,11 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Node as NodeObject;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, Iptables, Node, programs::IN_NODES, proxy},
 };
+use k8s_openapi::api::core::v1::Node as NodeObject;
 use serde_json::json;
 
 use crate::{

@@ -1,14 +1,14 @@
 //! The agent's `ClusterRole` holds what the agent needs and no more: each verb that is taken away is missed and named.
 use std::{fs, time::Duration};
 
-use agent::k8s::source::{self, Event, SourceConfig};
 use agent_core::update::{Kind, Update};
+use agent_sources::source::{self, Event, SourceConfig};
 use anyhow::{Context as _, Result, bail, ensure};
+use harness::kubernetes::{Cluster, Network, Options, Proxy, guard::Guard};
 use k8s_openapi::api::{
     core::v1::ServiceAccount,
     rbac::v1::{ClusterRole, PolicyRule},
 };
-use millrace_tests::kubernetes::{Cluster, Network, Options, Proxy, guard::Guard};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -190,7 +190,7 @@ fn a_token_that_is_not_accepted_is_named_and_its_successor_is_read_from_its_file
 impl Stage {
     /// The API server remembers for some seconds that a token was good.
     fn first_problem_within_cache(&self, source: &SourceConfig) -> Result<String> {
-        millrace_tests::eventually::eventually("a token of nobody is refused", PATIENCE, || {
+        harness::eventually::eventually("a token of nobody is refused", PATIENCE, || {
             self.first_problem(source)?.context("it is accepted")
         })
     }

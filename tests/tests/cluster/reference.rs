@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     machine::netns::Netns,
     probe::{

@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use harness::kubernetes::millrace::{NAME, NAMESPACE};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use millrace_tests::kubernetes::millrace::{NAME, NAMESPACE};
 
 use crate::{own::alone, stage::Stage};
 

@@ -2,8 +2,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::api::Objects,
     probe::{
@@ -11,6 +10,7 @@ use millrace_tests::{
         wire::{LoadPlan, LoadReport, Outcome, Target},
     },
 };
+use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core};
 use serde_json::json;
 
 use crate::{

@@ -5,11 +5,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, inventory::Inventory, metrics::Calls},
 };
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::{own::alone, stage::Stage};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     probe::{
         client::Probe,

@@ -2,10 +2,10 @@
 use std::{process::Stdio, sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::Pod;
-use millrace_tests::kubernetes::{
+use harness::kubernetes::{
     Cluster, ClusterName, Iptables, Network, Options, Proxy, address::Families, guard::Guard,
 };
+use k8s_openapi::api::core::v1::Pod;
 
 /// How long a pod may take to run, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);

@@ -6,8 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Pod, Service};
-use millrace_tests::{
+use harness::{
     eventually::eventually,
     kubernetes::{Cluster, ready::is_ready_pod},
     probe::{
@@ -15,6 +14,7 @@ use millrace_tests::{
         wire::{LoadPlan, LoadReport, Target},
     },
 };
+use k8s_openapi::api::core::v1::{Pod, Service};
 
 use crate::shared::PATIENCE;
 

@@ -2,7 +2,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use millrace_tests::{
+use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     eventually::{PATIENCE, eventually},
     kernel,

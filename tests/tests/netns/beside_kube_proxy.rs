@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use millrace_tests::{
+use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     eventually::{PATIENCE, eventually},
     kernel,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use millrace_tests::{
+use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     eventually::{PATIENCE, eventually},
     kernel,

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use dataplane_common::maps::MapId;
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     kernel,
     probe::wire::{Target, Transport},
@@ -108,7 +108,7 @@ fn a_result_has_the_shape_of_the_version_that_was_asked_for() -> Result<()> {
 #[test]
 fn version_tells_what_is_supported_without_an_agent() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&millrace_tests::topology::Options::default())?;
+    let topology = Topology::build(&harness::topology::Options::default())?;
     let node = topology.node(0);
     let pod = topology.prepare_pod(PodSpec::new("default", "pod"))?;
     let mut call = pod.cni_call(node, "VERSION");

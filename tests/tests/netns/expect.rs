@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use millrace_tests::{
+use harness::{
     eventually::{PATIENCE, eventually},
     probe::{
         client::Probe,

@@ -2,7 +2,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use millrace_tests::{
+use harness::{
     kernel,
     probe::wire::{Outcome, Target, Transport},
     topology::{CLIENT_V4, CLIENT_V6, Options, Topology},

@@ -5,7 +5,7 @@ use agent_api::interface::{HOST_IFNAME_PREFIX, NODE_ROUTE_PROTOCOL};
 use anyhow::{Context as _, Result, bail};
 use bpf_maps::{Map, MillraceDir};
 use dataplane_common::{ABI_VERSION, maps::MapId};
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, eventually},
     kernel,

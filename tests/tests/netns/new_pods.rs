@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, eventually},
     kernel,

@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     kernel,
     probe::wire::Transport,

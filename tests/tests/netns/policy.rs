@@ -2,7 +2,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
-use millrace_tests::{
+use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     kernel,
     probe::wire::{Outcome, Target, Transport},

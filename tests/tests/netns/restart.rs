@@ -2,7 +2,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use millrace_tests::{
+use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     kernel,
     probe::{
@@ -194,7 +194,7 @@ fn a_pod_deleted_while_the_agent_is_dead_is_forgotten_when_it_returns() -> Resul
     node.kill_agent()?;
     stage.topology.delete_pod("default", &client).context("DEL succeeds without an agent")?;
     node.start_agent()?;
-    millrace_tests::eventually::holds("the endpoint is gone", millrace_tests::eventually::PATIENCE, || {
+    harness::eventually::holds("the endpoint is gone", harness::eventually::PATIENCE, || {
         node.maps().links().is_ok_and(|links| {
             // Two links per pod: server-0 and locked.
             links.iter().filter(|link| link.contains(':')).count() == 4

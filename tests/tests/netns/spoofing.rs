@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use dataplane_common::verdict::{DropReason, Hook};
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, holds},
     kernel,
@@ -98,6 +98,6 @@ fn a_pod_that_sends_from_another_link_layer_address_is_dropped_and_counted() -> 
     topology.close()
 }
 
-fn spoofed(maps: &millrace_tests::topology::Maps) -> Result<u64> {
+fn spoofed(maps: &harness::topology::Maps) -> Result<u64> {
     maps.drops(Hook::FromPod, DropReason::SpoofedAddress)
 }

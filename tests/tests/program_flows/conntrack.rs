@@ -1,7 +1,7 @@
 //! How flows are promoted, closed and opened again.
 use anyhow::Result;
 use dataplane_common::net::proto::TCP;
-use millrace_tests::{
+use harness::{
     packet::flag,
     program::{NO_HOST, Verdict},
 };

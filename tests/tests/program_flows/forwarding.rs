@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use dataplane_common::verdict::DropReason;
-use millrace_tests::{
+use harness::{
     packet::{Network, Packet, flag, verify},
     program::{
         NO_HOST, Verdict,

@@ -12,7 +12,7 @@ use dataplane_common::{
     conntrack::{CtEntryV4, CtEntryV6, CtState},
     maps::MapId,
 };
-use millrace_tests::{
+use harness::{
     packet::{Packet, Transport, flag, verify},
     program::{
         Programs, Run, Verdict,

@@ -5,7 +5,7 @@ use dataplane_common::{
     policy::SET_DENY_ALL,
     verdict::{DropReason, Hook},
 };
-use millrace_tests::{
+use harness::{
     packet::{Extension, ExtensionKind, Network, Packet, Transport, verify},
     program::{
         NO_HOST, Verdict,
@@ -26,7 +26,7 @@ fn fragments_follow_their_first_and_orphans_of_policed_pods_are_dropped() -> Res
         for piece in &pieces {
             let run = world.programs.from_pod(world.interfaces[0], piece)?;
             assert_eq!(run.verdict, INTO_B, "{piece:?}");
-            let out = millrace_tests::packet::parse(&run.frame)?;
+            let out = harness::packet::parse(&run.frame)?;
             assert_eq!(out.addresses(), Some((world.a, world.b)));
         }
         world.isolate(0, SET_DENY_ALL, 0, 0)?;

@@ -6,7 +6,7 @@ use dataplane_common::{
     policy::SET_DENY_ALL,
     verdict::DropReason,
 };
-use millrace_tests::{
+use harness::{
     packet::{Transport, flag},
     program::{NO_HOST, Verdict},
 };

@@ -6,7 +6,7 @@ use dataplane_common::{
     service::flag::DROP_WHEN_EMPTY,
     verdict::DropReason,
 };
-use millrace_tests::{
+use harness::{
     packet::{Packet, Transport, flag, verify},
     program::{
         NO_HOST, Verdict,

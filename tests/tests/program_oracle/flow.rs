@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use agent_core::model::Family;
 use anyhow::{Result, bail, ensure};
 use dataplane_common::{config, net::proto, policy::Direction, verdict::DropReason};
-use millrace_tests::{
+use harness::{
     packet::{Transport, flag, verify},
     program::{
         Run, Verdict,

@@ -14,7 +14,7 @@ use agent_core::{
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_common::{maps::MapId, net::proto, policy::Direction, verdict::DropReason};
-use millrace_tests::{
+use harness::{
     packet::{Packet, Transport, verify},
     program::{
         NO_HOST, Programs, Run, Verdict,

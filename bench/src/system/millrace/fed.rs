@@ -2,7 +2,7 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::topology::{AgentOptions, Pod};
+use harness::topology::{AgentOptions, Pod};
 use serde_json::{Value, json};
 
 use super::{LOADING, Millrace, v4};

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_common::maps::MapId;
-use millrace_tests::{
+use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, eventually},
     machine::{netns::Netns, process::Place},

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use millrace_tests::{
+use harness::{
     cluster::{ClusterIps, PodSpec, Protocol, ServiceSpec},
     policy_table::{Labels, Places, PodName, Row, Step},
     probe::{client::Probe, wire::Transport},

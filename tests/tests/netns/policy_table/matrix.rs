@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use millrace_tests::{
+use harness::{
     policy_table::Port,
     probe::{
         client::Probe,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use millrace_tests::{kernel, policy_table, topology::Topology};
+use harness::{kernel, policy_table, topology::Topology};
 
 use self::lane::Lane;
 

@@ -1,0 +1,216 @@
+//! Pods.
+use agent_core::{
+    model::workload::{self, ContainerPort},
+    update::{Change, Kind, Update},
+};
+use kube::core::ObjectMeta;
+use serde::Deserialize;
+
+use super::{
+    Convert, Outcome, PORT_REMEDY, PROTOCOL_REMEDY, Problems, address,
+    metadata::{self, or_default, resource, slim},
+    port, protocol,
+};
+
+/// A Pod, on the wire. One that is being deleted is still a pod: its containers may run for a long time yet.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Pod {
+    #[serde(default, deserialize_with = "slim")]
+    metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "or_default")]
+    spec: Spec,
+    #[serde(default, deserialize_with = "or_default")]
+    status: Status,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    node_name: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    host_network: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    containers: Vec<Container>,
+    #[serde(default, deserialize_with = "or_default")]
+    init_containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    #[serde(default, deserialize_with = "or_default")]
+    ports: Vec<WirePort>,
+    #[serde(default)]
+    restart_policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WirePort {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    protocol: Option<String>,
+    container_port: i64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(default)]
+    phase: Option<String>,
+    #[serde(default, rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(default, rename = "podIPs", deserialize_with = "or_default")]
+    pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodIp {
+    #[serde(default)]
+    ip: Option<String>,
+}
+
+resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
+
+impl Convert for Pod {
+    type Model = workload::Pod;
+    const KIND: Kind = Kind::Pod;
+
+    fn convert(&self) -> Outcome<Self::Model> {
+        let mut problems = Problems::of(self);
+        let ports = self.ports(&mut problems);
+        let mut ips = Vec::new();
+        let listed = self.status.pod_ips.iter().filter_map(|entry| entry.ip.as_deref());
+        for text in listed.chain(self.status.pod_ip.as_deref()).filter(|text| !text.is_empty()) {
+            let parsed = problems.check("status.podIPs", address::address(text), address::ADDRESS_REMEDY);
+            ips.extend(parsed.filter(|ip| !ips.contains(ip)));
+        }
+        problems.skipped(workload::Pod {
+            name: metadata::object_name(&self.metadata),
+            uid: self.metadata.uid.clone().unwrap_or_default(),
+            labels: metadata::labels(&self.metadata),
+            node_name: self.spec.node_name.clone().filter(|name| !name.is_empty()),
+            host_network: self.spec.host_network,
+            ips,
+            completed: matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            ports,
+        })
+    }
+
+    fn apply(model: Self::Model) -> Update {
+        Update::Pod(Change::Apply(model))
+    }
+}
+
+impl Pod {
+    /// The named ports of all containers that run as long as the pod, sidecars included.
+    fn ports(&self, problems: &mut Problems) -> Vec<ContainerPort> {
+        let containers = self.spec.containers.iter().enumerate().map(|(index, c)| ("containers", index, c));
+        let sidecars =
+            self.spec.init_containers.iter().enumerate().map(|(index, c)| ("initContainers", index, c));
+        let sidecars = sidecars.filter(|(_, _, c)| c.restart_policy.as_deref() == Some("Always"));
+        let mut ports = Vec::new();
+        for (list, container, wire) in containers.chain(sidecars) {
+            for (index, wire) in wire.ports.iter().enumerate() {
+                let Some(name) = wire.name.as_deref().filter(|name| !name.is_empty()) else { continue };
+                let at = format!("spec.{list}[{container}].ports[{index}]");
+                let protocol = problems.check(
+                    &format!("{at}.protocol"),
+                    protocol(wire.protocol.as_deref()),
+                    PROTOCOL_REMEDY,
+                );
+                let number =
+                    problems.check(&format!("{at}.containerPort"), port(wire.container_port), PORT_REMEDY);
+                if let (Some(protocol), Some(port)) = (protocol, number) {
+                    ports.push(ContainerPort { name: name.to_owned(), protocol, port });
+                }
+            }
+        }
+        ports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_core::model::workload;
+
+    use super::Pod;
+    use crate::convert::{Convert, Outcome};
+
+    fn convert(yaml: &str) -> (workload::Pod, Vec<String>) {
+        let pod: Pod = serde_saphyr::from_str(yaml).unwrap();
+        let Outcome::Usable { model, skipped } = pod.convert() else { panic!("{yaml}") };
+        (model, skipped.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn named_ports_come_from_containers_and_sidecars_but_not_from_init_containers() {
+        let (pod, skipped) = convert(
+            "metadata: {name: web, namespace: shop}
+spec:
+  containers:
+  - ports: [{name: http, containerPort: 80}, {containerPort: 81}, {name: dns, containerPort: 53, protocol: UDP}]
+  - {}
+  initContainers:
+  - {restartPolicy: Always, ports: [{name: metrics, containerPort: 9090}]}
+  - {ports: [{name: gone, containerPort: 9091}]}",
+        );
+        let ports: Vec<_> =
+            pod.ports.iter().map(|p| format!("{} {}/{}", p.name, p.port, p.protocol)).collect();
+        assert_eq!(ports, ["http 80/TCP", "dns 53/UDP", "metrics 9090/TCP"]);
+        assert!(skipped.is_empty(), "{skipped:?}");
+    }
+
+    #[test]
+    fn addresses_are_the_list_and_the_single_one_without_repetition() {
+        for (status, expected) in [
+            ("{}", "[]"),
+            ("{podIP: 10.0.0.1}", "[10.0.0.1]"),
+            ("{podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'FD00::1'}]}", "[10.0.0.1, fd00::1]"),
+            ("{podIP: '', podIPs: null}", "[]"),
+        ] {
+            let (pod, _) =
+                convert(&format!("{{metadata: {{name: web, namespace: shop}}, status: {status}}}"));
+            assert_eq!(format!("{:?}", pod.ips), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_finished_pod_is_completed() {
+        for (pod, completed) in [
+            ("{metadata: {name: p}, status: {phase: Running}}", false),
+            ("{metadata: {name: p}, status: {phase: Pending}}", false),
+            ("{metadata: {name: p}}", false),
+            (
+                "{metadata: {name: p, deletionTimestamp: '2026-01-01T00:00:00Z'}, status: {phase: Running}}",
+                false,
+            ),
+            ("{metadata: {name: p}, status: {phase: Succeeded}}", true),
+            ("{metadata: {name: p}, status: {phase: Failed}}", true),
+        ] {
+            assert_eq!(convert(pod).0.completed, completed, "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_is_skipped_and_named() {
+        let (pod, skipped) = convert(
+            "{metadata: {name: web, namespace: shop}, spec: {hostNetwork: true, nodeName: n1, containers: [
+            {ports: [{name: a, containerPort: 70000}, {name: b, containerPort: 80, protocol: tcp}]}]}}",
+        );
+        assert!(pod.ports.is_empty());
+        assert!(pod.host_network);
+        assert_eq!(pod.node_name.as_deref(), Some("n1"));
+        assert_eq!(
+            skipped,
+            [
+                "Pod shop/web: spec.containers[0].ports[0].containerPort is 70000, which is no port number; \
+                 use a number from 1 to 65535",
+                "Pod shop/web: spec.containers[0].ports[1].protocol is \"tcp\", which is no known protocol; \
+                 use TCP, UDP or SCTP, in capitals",
+            ]
+        );
+    }
+}

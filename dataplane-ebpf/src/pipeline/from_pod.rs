@@ -1,0 +1,91 @@
+//! What leaves a pod.
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{
+    endpoint::EndpointValue,
+    net::proto,
+    verdict::{DropReason, Verdict},
+};
+
+use super::{
+    known::{Flow, find_flow},
+    local_pod, observed,
+    opening::{judge_and_open, to_service},
+};
+use crate::{
+    config,
+    family::{V4, V6},
+    flow::Scratch,
+    packet::{self, Packet, Parse, ethertype},
+    stage::{
+        antispoof::{self, Sender},
+        forward, reject,
+    },
+};
+
+/// What leaves a pod.
+#[inline(always)]
+pub(crate) fn from_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    if packet::has_vlan_tag(ctx) {
+        return Err(DropReason::UnsupportedProtocol);
+    }
+    match packet::protocol(ctx) {
+        ethertype::IPV4 => observed::<V4>(|scratch| from_pod_ip::<V4>(ctx, scratch)),
+        ethertype::IPV6 => observed::<V6>(|scratch| from_pod_ip::<V6>(ctx, scratch)),
+        ethertype::ARP => antispoof::check_arp(ctx).map(|()| Verdict::Pass),
+        _ => Err(DropReason::UnsupportedProtocol),
+    }
+}
+
+#[inline(always)]
+fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
+    F::parse(ctx, &mut scratch.packet)?;
+    let source = match antispoof::check::<F>(ctx, &scratch.packet)? {
+        Sender::Pod(endpoint) => endpoint,
+        Sender::Link => return Ok(Verdict::Pass),
+    };
+    let destination = local_pod::<F>(&scratch.packet.tuple.destination);
+    let may_be_known = source.may_be_tracked() || destination.may_be_tracked();
+    let flow = if may_be_known { find_flow::<F>(ctx, scratch) } else { Flow::New };
+    // Pod addresses are never frontends, so traffic between pods does not pay for the look-up.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "spelled out, LLVM doubles what the verifier walks")]
+    let flow = match flow {
+        Flow::New if !destination.is_present() && !is_kube_proxys(&scratch.packet, &source) => {
+            to_service::<F>(ctx, scratch, source.egress_set)
+        }
+        flow => flow,
+    };
+    let through_stack = config::beside_kube_proxy();
+    // Translated between two pods of this node, kube-proxy's side sees nothing of it in either direction.
+    let deliver_past_stack = !through_stack || matches!(flow, Flow::Translated);
+    let destination = match flow {
+        Flow::Known => destination,
+        Flow::Translated => local_pod::<F>(&scratch.packet.tuple.destination),
+        Flow::New => {
+            if source.is_isolated() || destination.is_isolated() {
+                judge_and_open::<F>(scratch, source.egress_set, destination.ingress_set)?;
+            }
+            destination
+        }
+        Flow::WithoutBackend => {
+            reject::answer::<F>(ctx, &scratch.packet, &source)?;
+            return Ok(Verdict::Reject { ifindex: source.ifindex });
+        }
+        Flow::Dropped(reason) => return Err(reason),
+    };
+    if destination.is_present() && deliver_past_stack {
+        return forward::deliver(ctx, &destination);
+    }
+    if through_stack {
+        return Ok(Verdict::Pass);
+    }
+    forward::send::<F>(ctx, &scratch.packet)
+}
+
+/// Whether a packet without a flow of ours is left to kube-proxy: that of a connection which is not new, and, where
+/// it translates what is new, that of a pod without policies. A policy judges backends, so it needs to choose them.
+#[inline(always)]
+fn is_kube_proxys<A: Copy>(packet: &Packet<A>, source: &EndpointValue) -> bool {
+    config::beside_kube_proxy()
+        && ((packet.tuple.proto == proto::TCP && !packet.is_syn())
+            || (config::leaves_new() && !source.is_isolated()))
+}

@@ -1,0 +1,61 @@
+//! The order of stages, one file per hook. Read [`from_pod`] first.
+//!
+//! parse → anti-spoof → conntrack → service → policy → NAT → forward. A flow that is known skips what only a new
+//! one needs; a flow that no policy and no service touches skips conntrack, too. What the hooks share: [`known`], for
+//! packets of flows that exist, and [`opening`], for the first packet of a flow.
+mod from_pod;
+mod known;
+mod opening;
+mod to_pod;
+
+use dataplane_common::{
+    endpoint::EndpointValue,
+    policy::Direction,
+    verdict::{DropReason, Verdict},
+};
+
+pub(crate) use self::{from_pod::from_pod, to_pod::to_pod};
+use crate::{
+    family::Family,
+    flow::{Allowed, Scratch},
+    observe,
+    stage::policy,
+};
+
+/// The endpoint of a local pod's address.
+#[inline(always)]
+fn local_pod<F: Family>(addr: &F::Addr) -> EndpointValue {
+    match F::endpoint(addr) {
+        // SAFETY: copied out at once; the agent replaces entries, it never edits them in place.
+        Some(endpoint) => unsafe { *endpoint },
+        None => EndpointValue::ABSENT,
+    }
+}
+
+/// Runs a pipeline in this CPU's working memory and remembers which flow policy denied.
+#[inline(always)]
+fn observed<F: Family>(
+    pipeline: impl FnOnce(&mut Scratch<F::Addr>) -> Result<Verdict, DropReason>,
+) -> Result<Verdict, DropReason> {
+    let Some(scratch) = F::scratch() else {
+        // Impossible for slot 0 of an array, but the verifier wants it handled.
+        return Err(DropReason::Truncated);
+    };
+    // SAFETY: per-CPU memory, used by one program run at a time, and every field is written before it is read.
+    let scratch = unsafe { &mut *scratch };
+    let verdict = pipeline(scratch);
+    match verdict {
+        Err(DropReason::PolicyEgress) => observe::denied::<F>(scratch, Direction::Egress),
+        Err(DropReason::PolicyIngress) => observe::denied::<F>(scratch, Direction::Ingress),
+        _ => {}
+    }
+    verdict
+}
+
+/// Judges `scratch.judged` by the sets of whichever of its ends are local pods.
+#[inline(always)]
+fn judge<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Allowed, DropReason> {
+    let egress_set = local_pod::<F>(&scratch.judged.source).egress_set;
+    let ingress_set = local_pod::<F>(&scratch.judged.destination).ingress_set;
+    policy::judge::<F>(scratch, egress_set, ingress_set)
+}

@@ -1,0 +1,48 @@
+//! What reaches a pod through the host's stack.
+use aya_ebpf::programs::TcContext;
+use dataplane_common::verdict::{DropReason, Verdict};
+
+use super::{
+    known::{Flow, find_flow},
+    local_pod, observed,
+    opening::{judge_and_open, open},
+};
+use crate::{
+    config,
+    family::{V4, V6},
+    flow::{Allowed, Scratch},
+    packet::{self, Kind, Parse, ethertype},
+};
+
+/// What reaches a pod through the host's stack: from this host, from other nodes, from outside.
+#[inline(always)]
+pub(crate) fn to_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    match packet::protocol(ctx) {
+        ethertype::IPV4 => observed::<V4>(|scratch| to_pod_ip::<V4>(ctx, scratch)),
+        ethertype::IPV6 => observed::<V6>(|scratch| to_pod_ip::<V6>(ctx, scratch)),
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+#[inline(always)]
+fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
+    F::parse(ctx, &mut scratch.packet)?;
+    let destination = local_pod::<F>(&scratch.packet.tuple.destination);
+    if scratch.packet.kind == Kind::Link || !destination.may_be_tracked() {
+        return Ok(Verdict::Pass);
+    }
+    match find_flow::<F>(ctx, scratch) {
+        Flow::New => {}
+        Flow::Dropped(reason) => return Err(reason),
+        Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(Verdict::Pass),
+    }
+    if destination.is_isolated() {
+        if packet::ingress_ifindex(ctx) == config::host_ingress_ifindex() {
+            // The pod's own node always reaches it: kubelet probes must pass.
+            open::<F>(&scratch.packet, Allowed::NO_RULE, true);
+        } else {
+            judge_and_open::<F>(scratch, 0, destination.ingress_set)?;
+        }
+    }
+    Ok(Verdict::Pass)
+}
