@@ -18,6 +18,7 @@ pub mod arith;
 pub mod config;
 pub mod conntrack;
 pub mod endpoint;
+pub mod fragment;
 pub mod maps;
 pub mod net;
 pub mod policy;

@@ -3,8 +3,9 @@
 use core::mem::size_of;
 
 use crate::{
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, FragmentKeyV4, FragmentKeyV6, FragmentValue},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6},
     endpoint::EndpointValue,
+    fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
     route::{RouteValueV4, RouteValueV6},

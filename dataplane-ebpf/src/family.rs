@@ -4,10 +4,9 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     config,
-    conntrack::{
-        CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, FragmentKeyV4, FragmentKeyV6, FragmentValue,
-    },
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState},
     endpoint::EndpointValue,
+    fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6, Be16, proto},
     service::{FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},

@@ -5,8 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, FragmentKeyV4, FragmentKeyV6, FragmentValue},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6},
     endpoint::EndpointValue,
+    fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     maps as limits,
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},

@@ -2,7 +2,7 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     arith::csum,
-    conntrack::FragmentValue,
+    fragment::FragmentValue,
     net::{AddrV4, Be16, MacAddr},
     verdict::DropReason,
 };

@@ -1,7 +1,7 @@
 //! IPv6 (RFC 8200).
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
-    conntrack::FragmentValue,
+    fragment::FragmentValue,
     net::{AddrV6, Be16, MacAddr},
     verdict::DropReason,
 };
