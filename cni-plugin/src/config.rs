@@ -27,6 +27,8 @@ pub(crate) struct NetConf {
     pub(crate) runtime_dir: PathBuf,
     /// Where detachments wait for the agent.
     pub(crate) state_dir: PathBuf,
+    /// Whether the interface's default route is wanted in the pod's main table; `None`: where no other interface has one.
+    pub(crate) default_route: Option<bool>,
     fields: Map<String, Value>,
 }
 
@@ -80,6 +82,7 @@ impl NetConf {
             name: name.to_owned(),
             runtime_dir: directory(&fields, "runtimeDir", "/run/millrace")?,
             state_dir: directory(&fields, "stateDir", "/var/lib/millrace")?,
+            default_route: default_route(&fields)?,
             fields,
         })
     }
@@ -126,6 +129,16 @@ fn string<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a s
     }
 }
 
+/// `args.cni` is what is said for one pod (Multus: `cni-args` of its annotation), so it comes first.
+fn default_route(fields: &Map<String, Value>) -> Result<Option<bool>, Error> {
+    let for_pod = fields.get("args").and_then(|args| args.get("cni")?.get("defaultRoute"));
+    match for_pod.or_else(|| fields.get("defaultRoute")) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(wanted)) => Ok(Some(*wanted)),
+        Some(other) => Err(invalid_field("defaultRoute", &other.to_string(), "true or false")),
+    }
+}
+
 fn directory(fields: &Map<String, Value>, name: &str, default: &str) -> Result<PathBuf, Error> {
     let path = string(fields, name)?.unwrap_or(default);
     if Path::new(path).is_absolute() {
@@ -167,6 +180,7 @@ mod tests {
             ("type", json!(""), Code::InvalidConfig),
             ("runtimeDir", json!("run"), Code::InvalidConfig),
             ("stateDir", json!(["/var"]), Code::InvalidConfig),
+            ("defaultRoute", json!("yes"), Code::InvalidConfig),
             ("cniVersion", json!("9.9.9"), Code::IncompatibleVersion),
             ("cniVersion", json!("0.2.0"), Code::IncompatibleVersion),
             ("cniVersion", json!(1.0), Code::InvalidConfig),
@@ -178,6 +192,16 @@ mod tests {
             assert_eq!(error.code, code, "{config}: {error:?}");
             assert!(error.message.contains(field), "{config}: {error:?}");
         }
+    }
+
+    #[test]
+    fn what_is_said_for_one_pod_comes_before_what_is_said_for_the_network() {
+        let mut config = json!({"cniVersion": "1.1.0", "name": "pods", "type": "millrace-cni"});
+        assert_eq!(parse(&config).unwrap().default_route, None);
+        config["defaultRoute"] = json!(false);
+        assert_eq!(parse(&config).unwrap().default_route, Some(false));
+        config["args"] = json!({"cni": {"defaultRoute": true}});
+        assert_eq!(parse(&config).unwrap().default_route, Some(true));
     }
 
     #[test]

@@ -80,6 +80,19 @@ impl Environment {
             .ok_or_else(|| invalid("CNI_NETNS is not set: it is the path of the pod's network namespace"))
     }
 
+    /// `DEFAULT_ROUTE` of `CNI_ARGS`: whether the interface is to have the pod's default route.
+    pub(crate) fn default_route(&self) -> Result<Option<bool>, Error> {
+        let args = self.get("CNI_ARGS").unwrap_or_default();
+        match args.split(';').find_map(|argument| argument.strip_prefix("DEFAULT_ROUTE=")) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => {
+                Err(invalid(format!("CNI_ARGS has DEFAULT_ROUTE={other:?}: must be true or false")))
+            }
+        }
+    }
+
     /// The pod, from the keys of `CNI_ARGS` that Kubernetes runtimes set.
     pub(crate) fn pod(&self) -> Result<PodRef, Error> {
         let args = self.get("CNI_ARGS").unwrap_or_default();

@@ -1,7 +1,6 @@
 //! ADD: the pod gets its interface, and the answer comes when its policy is in force.
 use std::{
     io,
-    net::IpAddr,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -15,7 +14,7 @@ use agent_api::{
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
-use super::{open_host, refused};
+use super::{open_host, refused, routing};
 use crate::{
     agent::Agent,
     config::NetConf,
@@ -28,14 +27,13 @@ use crate::{
 /// The kernel makes interface and addresses ready shortly after it has accepted them.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// `RTPROT_STATIC`, in the pod.
-const STATIC_ROUTE_PROTOCOL: u8 = 4;
-
 /// Where an interface is made.
 struct Place<'a> {
     conf: &'a NetConf,
     attachment: Attachment,
     pod: PodRef,
+    /// Whether the main table's default route is wanted, when somebody said.
+    default_route: Option<bool>,
     netns: Netns,
     netns_path: &'a Path,
     host_socket: Netlink,
@@ -52,6 +50,7 @@ pub(crate) fn add(environment: &Environment, conf: &NetConf) -> Result<Value, Er
     let attachment = environment.attachment()?;
     let netns_path = environment.required_netns()?;
     let pod = environment.pod()?;
+    let default_route = environment.default_route()?.or(conf.default_route);
     let mut result = conf.previous_result()?.unwrap_or_default();
 
     let netns = open_netns(&netns_path)?;
@@ -65,7 +64,9 @@ pub(crate) fn add(environment: &Environment, conf: &NetConf) -> Result<Value, Er
     let agent = Agent::new(conf);
     let network = agent.reserve(&attachment, &pod)?;
     let host_socket = open_host()?;
-    let mut place = Place { conf, attachment, pod, netns, netns_path: &netns_path, host_socket, pod_socket };
+    let netns_path = &netns_path;
+    let mut place =
+        Place { conf, attachment, pod, default_route, netns, netns_path, host_socket, pod_socket };
     match place.create(network.mtu).and_then(|pair| place.connect(&agent, &network, &pair)) {
         Ok(ours) => {
             result.extend(ours);
@@ -160,7 +161,8 @@ impl Place<'_> {
         agent.attach(&self.attachment, interface)?;
         self.activate(network, host, pod)
             .map_err(|cause| refused("cannot bring the pod's interface up", &cause))?;
-        Ok(self.result(network, pair))
+        let routes = routing::set(&mut self.pod_socket, pod, network, self.default_route)?;
+        Ok(self.result(network, pair, routes))
     }
 
     fn prepare(&mut self, network: &Network, host: &Link, pod: &Link) -> io::Result<()> {
@@ -194,19 +196,18 @@ impl Place<'_> {
         for gateway in &network.gateways {
             let ifindex = pod.index;
             self.pod_socket.set_neighbour(Neighbour { address: *gateway, mac: host_mac, ifindex })?;
-            let route = Route { destination: default_of(*gateway), gateway: Some(*gateway), ifindex };
-            self.pod_socket.set_route(route, STATIC_ROUTE_PROTOCOL)?;
         }
         for address in &network.addresses {
             let ifindex = host.index;
             self.host_socket.set_neighbour(Neighbour { address: address.ip(), mac: pod_mac, ifindex })?;
-            let route = Route { destination: *address, gateway: None, ifindex };
+            let (table, metric) = (Route::MAIN_TABLE, 0);
+            let route = Route { destination: *address, gateway: None, ifindex, table, metric };
             self.host_socket.set_route(route, POD_ROUTE_PROTOCOL)?;
         }
         Ok(())
     }
 
-    fn result(&self, network: &Network, pair: &Pair) -> AddResult {
+    fn result(&self, network: &Network, pair: &Pair, routes: Vec<RouteResult>) -> AddResult {
         let interface = |link: &Link, sandbox| InterfaceResult {
             name: link.name.clone(),
             mac: link.mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"),
@@ -225,15 +226,10 @@ impl Place<'_> {
             interface: Some(1),
             other: Map::new(),
         });
-        let routes = network.gateways.iter().map(|gateway| RouteResult {
-            dst: default_of(*gateway),
-            gw: Some(*gateway),
-            other: Map::new(),
-        });
         AddResult {
             interfaces: vec![interface(&pair.host, None), interface(&pair.pod, Some(sandbox))],
             ips: ips.collect(),
-            routes: routes.collect(),
+            routes,
             ..AddResult::default()
         }
     }
@@ -251,6 +247,9 @@ impl Place<'_> {
             // The addresses stay reserved while an interface may have them.
             return error.and(&left.message).and(&left.details);
         }
+        if let Err(cause) = routing::forget(&mut self.pod_socket, &self.attachment.ifname) {
+            error = error.and(&format!("cannot delete the rules of the pod's interface: {cause}"));
+        }
         if agent.detach(&self.attachment).is_err()
             && let Err(cause) = pending::leave(&self.conf.state_dir, &self.attachment)
         {
@@ -259,15 +258,6 @@ impl Place<'_> {
         }
         error
     }
-}
-
-/// The default route's destination, of the gateway's family.
-fn default_of(gateway: IpAddr) -> IpNetwork {
-    let unspecified = match gateway {
-        IpAddr::V4(_) => IpAddr::from([0u8; 4]),
-        IpAddr::V6(_) => IpAddr::from([0u8; 16]),
-    };
-    IpNetwork::new(unspecified, 0).expect("a prefix of length 0 is valid in both families")
 }
 
 /// Looks until something is so: the kernel finishes some of its work after it has answered.

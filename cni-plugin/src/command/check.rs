@@ -6,7 +6,7 @@ use crate::{
     agent::Agent,
     config::NetConf,
     environment::Environment,
-    kernel::{Link, Netlink},
+    kernel::{Link, Netlink, Route},
     netns::Netns,
     spec::{AddResult, Code, Error, IpResult, Version},
 };
@@ -62,7 +62,8 @@ fn check_pod(
     let link = running(link, ifname, "the pod")?;
     let addresses =
         pod.addresses(link.index).map_err(|cause| refused("cannot list the pod's addresses", &cause))?;
-    let routes = pod.routes(link.index).map_err(|cause| refused("cannot list the pod's routes", &cause))?;
+    let routes =
+        pod.routes(Some(link.index)).map_err(|cause| refused("cannot list the pod's routes", &cause))?;
     for ip in ips {
         if !addresses.contains(&ip.address.ip()) {
             return Err(wrong(format!("{ifname} in the pod has lost its address {}", ip.address)));
@@ -73,8 +74,18 @@ fn check_pod(
     for route in
         result.routes.iter().filter(|route| route.gw.is_some_and(|gateway| gateways.contains(&gateway)))
     {
-        if !routes.iter().any(|found| found.destination == route.dst && found.gateway == route.gw) {
+        let table = route.table.unwrap_or(Route::MAIN_TABLE);
+        let is_it =
+            |found: &Route| (found.destination, found.gateway, found.table) == (route.dst, route.gw, table);
+        if !routes.iter().any(is_it) {
             return Err(wrong(format!("{ifname} in the pod has lost its route to {}", route.dst)));
+        }
+        let steered = ips.iter().map(|ip| ip.address.ip()).filter(|ip| ip.is_ipv4() == route.dst.is_ipv4());
+        for address in steered.filter(|_| route.table.is_some()) {
+            let found = pod.has_rule(address, table);
+            if !found.map_err(|cause| refused("cannot list the pod's rules", &cause))? {
+                return Err(wrong(format!("{ifname} in the pod has lost the rule for {address}")));
+            }
         }
     }
     Ok(())
@@ -83,8 +94,12 @@ fn check_pod(
 fn check_host(attachment: &Attachment, ips: &[&IpResult]) -> Result<(), Error> {
     let mut host = open_host()?;
     let link = running(host_link(&mut host, attachment)?, &host_ifname(attachment), "the host")?;
-    let routes = host.routes(link.index).map_err(|cause| refused("cannot list the host's routes", &cause))?;
-    match ips.iter().find(|ip| !routes.iter().any(|route| route.destination == ip.address)) {
+    let routes =
+        host.routes(Some(link.index)).map_err(|cause| refused("cannot list the host's routes", &cause))?;
+    let leads_to = |ip: &IpResult| {
+        routes.iter().any(|route| route.destination == ip.address && route.table == Route::MAIN_TABLE)
+    };
+    match ips.iter().find(|ip| !leads_to(ip)) {
         None => Ok(()),
         Some(ip) => {
             Err(wrong(format!("the host has lost its route to {} through {}", ip.address, link.name)))

@@ -1,7 +1,7 @@
 //! DEL: the interface goes, its addresses are freed. What is gone already is no error.
 use agent_api::{Attachment, pending};
 
-use super::{host_link, is_of, open_host, refused};
+use super::{host_link, is_of, open_host, refused, routing};
 use crate::{
     agent::Agent,
     config::NetConf,
@@ -16,7 +16,15 @@ pub(crate) fn del(environment: &Environment, conf: &NetConf) -> Result<(), Error
     // A namespace that is gone, or is none, holds no interface of ours.
     let netns = environment.netns().and_then(|path| Netns::open(&path).ok());
     delete_interface(&attachment, netns.as_ref())?;
-    release(conf, &attachment)
+    // Whatever is left in a pod that goes away keeps no address from being freed.
+    let forgotten = netns.map_or(Ok(()), |netns| forget_rules(&attachment, &netns));
+    release(conf, &attachment).and(forgotten)
+}
+
+fn forget_rules(attachment: &Attachment, netns: &Netns) -> Result<(), Error> {
+    let forgotten = Netlink::open_in(netns).and_then(|mut pod| routing::forget(&mut pod, &attachment.ifname));
+    let what = format!("cannot delete the rules of the interface {} in the pod", attachment.ifname);
+    forgotten.map_err(|cause| refused(what, &cause))
 }
 
 /// Deletes the pair by its host side or, when that has another name, by its pod side.

@@ -3,8 +3,11 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod routing;
 mod status;
 mod version;
+
+use std::net::IpAddr;
 
 pub(crate) use add::add;
 use agent_api::{
@@ -14,6 +17,7 @@ use agent_api::{
 pub(crate) use check::check;
 pub(crate) use del::del;
 pub(crate) use gc::gc;
+use ipnetwork::IpNetwork;
 pub(crate) use status::status;
 pub(crate) use version::version;
 
@@ -41,6 +45,15 @@ fn host_link(host: &mut Netlink, attachment: &Attachment) -> Result<Option<Link>
 /// Whether a link says of itself that it is the attachment's.
 fn is_of(link: &Link, attachment: &Attachment) -> bool {
     link.alias.parse::<Label>().is_ok_and(|label| label.attachment == *attachment)
+}
+
+/// The default route's destination, of the gateway's family.
+fn default_of(gateway: IpAddr) -> IpNetwork {
+    let unspecified = match gateway {
+        IpAddr::V4(_) => IpAddr::from([0u8; 4]),
+        IpAddr::V6(_) => IpAddr::from([0u8; 16]),
+    };
+    IpNetwork::new(unspecified, 0).expect("a prefix of length 0 is valid in both families")
 }
 
 /// Verbs that an older version does not have.

@@ -23,6 +23,14 @@ pub(crate) struct Route {
     /// Taken to be reachable through the interface, whatever its addresses are.
     pub(crate) gateway: Option<IpAddr>,
     pub(crate) ifindex: u32,
+    pub(crate) table: u32,
+    /// Of several routes to one destination the one with the lowest is taken.
+    pub(crate) metric: u32,
+}
+
+impl Route {
+    /// The main table, which is looked into unless a rule names another.
+    pub(crate) const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 }
 
 /// A neighbour that is never asked for its address.
@@ -33,7 +41,7 @@ pub(crate) struct Neighbour {
     pub(crate) ifindex: u32,
 }
 
-const fn family(address: IpAddr) -> AddressFamily {
+pub(super) const fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
@@ -100,36 +108,24 @@ impl Netlink {
 
     /// Sets a route, in place of another one to the same destination.
     pub(crate) fn set_route(&mut self, route: Route, protocol: u8) -> io::Result<()> {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family(route.destination.ip()),
-            destination_prefix_length: route.destination.prefix(),
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::from(protocol),
-            scope: if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link },
-            kind: RouteType::Unicast,
-            flags: if route.gateway.is_some() { RouteFlags::Onlink } else { RouteFlags::empty() },
-            ..RouteHeader::default()
-        };
-        message.attributes.push(RouteAttribute::Oif(route.ifindex));
-        if route.destination.prefix() > 0 {
-            message.attributes.push(RouteAttribute::Destination(route.destination.ip().into()));
-        }
-        if let Some(gateway) = route.gateway {
-            message.attributes.push(RouteAttribute::Gateway(gateway.into()));
-        }
-        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+        self.request(route_message(route, protocol), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
-    /// The routes of the main table out of an interface.
-    pub(crate) fn routes(&mut self, ifindex: u32) -> io::Result<Vec<Route>> {
+    /// Adds a route beside those there are. The same route twice is an error.
+    pub(crate) fn add_route(&mut self, route: Route, protocol: u8) -> io::Result<()> {
+        self.request(route_message(route, protocol), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    }
+
+    /// The routes to somewhere else, of every table: out of an interface, or out of all.
+    pub(crate) fn routes(&mut self, ifindex: Option<u32>) -> io::Result<Vec<Route>> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
-            message.attributes.push(RouteAttribute::Oif(ifindex));
+            message.attributes.extend(ifindex.map(RouteAttribute::Oif));
             let replies = self.dump(&RouteNetlinkMessage::GetRoute(message))?;
-            routes.extend(replies.into_iter().filter_map(route_of).filter(|route| route.ifindex == ifindex));
+            let wanted = |route: &Route| ifindex.is_none_or(|ifindex| route.ifindex == ifindex);
+            routes.extend(replies.into_iter().filter_map(route_of).filter(wanted));
         }
         Ok(routes)
     }
@@ -151,14 +147,41 @@ impl Netlink {
     }
 }
 
+fn route_message(route: Route, protocol: u8) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(route.destination.ip()),
+        destination_prefix_length: route.destination.prefix(),
+        table: RouteHeader::RT_TABLE_UNSPEC,
+        protocol: RouteProtocol::from(protocol),
+        scope: if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link },
+        kind: RouteType::Unicast,
+        flags: if route.gateway.is_some() { RouteFlags::Onlink } else { RouteFlags::empty() },
+        ..RouteHeader::default()
+    };
+    message.attributes.push(RouteAttribute::Table(route.table));
+    message.attributes.push(RouteAttribute::Oif(route.ifindex));
+    if route.metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(route.metric));
+    }
+    if route.destination.prefix() > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.destination.ip().into()));
+    }
+    if let Some(gateway) = route.gateway {
+        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    }
+    RouteNetlinkMessage::NewRoute(message)
+}
+
 fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    if message.header.table != RouteHeader::RT_TABLE_MAIN {
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
     let is_v4 = message.header.address_family == AddressFamily::Inet;
     let unspecified = if is_v4 { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
-    let (mut destination, mut gateway, mut ifindex) = (unspecified, None, 0);
+    let (mut destination, mut gateway, mut ifindex, mut metric) = (unspecified, None, 0, 0);
+    let mut table = u32::from(message.header.table);
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {
             destination = route_address(address)?;
@@ -166,8 +189,12 @@ fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
             gateway = route_address(address);
         } else if let RouteAttribute::Oif(index) = attribute {
             ifindex = *index;
+        } else if let RouteAttribute::Table(number) = attribute {
+            table = *number;
+        } else if let RouteAttribute::Priority(number) = attribute {
+            metric = *number;
         }
     }
     let destination = IpNetwork::new(destination, message.header.destination_prefix_length).ok()?;
-    Some(Route { destination, gateway, ifindex })
+    Some(Route { destination, gateway, ifindex, table, metric })
 }

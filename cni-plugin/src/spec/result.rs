@@ -55,6 +55,12 @@ pub(crate) struct RouteResult {
     pub(crate) dst: IpNetwork,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gw: Option<IpAddr>,
+    /// Since 1.1.0; absent for the main table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) table: Option<u32>,
+    /// Since 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<u32>,
     #[serde(flatten)]
     pub(crate) other: Map<String, Value>,
 }
@@ -84,6 +90,11 @@ impl AddResult {
             for interface in &mut result.interfaces {
                 interface.mtu = None;
             }
+            // Without its table a route would be taken for one of the main table.
+            result.routes.retain(|route| route.table.is_none());
+            for route in &mut result.routes {
+                route.priority = None;
+            }
         }
         serde_json::to_value(&result)
     }
@@ -91,13 +102,23 @@ impl AddResult {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn ours() -> AddResult {
         let interface =
             |name: &str| InterfaceResult { name: name.into(), mtu: Some(1500), ..InterfaceResult::default() };
         let address = "10.1.0.5/32".parse().unwrap();
+        let route = |table| RouteResult {
+            dst: "0.0.0.0/0".parse().unwrap(),
+            gw: None,
+            table,
+            priority: Some(1024),
+            other: Map::new(),
+        };
         AddResult {
+            routes: vec![route(None), route(Some(7))],
             interfaces: vec![interface("mr0"), interface("eth0")],
             ips: vec![IpResult {
                 version: None,
@@ -121,6 +142,12 @@ mod tests {
                 version >= Version::V1_1_0,
                 "{version:?}"
             );
+            let expected = if version >= Version::V1_1_0 {
+                json!([{"dst": "0.0.0.0/0", "priority": 1024}, {"dst": "0.0.0.0/0", "priority": 1024, "table": 7}])
+            } else {
+                json!([{"dst": "0.0.0.0/0"}])
+            };
+            assert_eq!(result["routes"], expected, "{version:?}");
         }
     }
 

@@ -11,4 +11,5 @@ mod pod_to_pod;
 mod policy;
 mod policy_table;
 mod restart;
+mod second_interface;
 mod spoofing;
