@@ -2,16 +2,12 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     arith::csum,
-    fragment::FragmentValue,
     net::{AddrV4, Be16, MacAddr},
     verdict::DropReason,
 };
 
 use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read, write};
-use crate::{
-    family::{Family as _, V4},
-    flow::Tuple,
-};
+use crate::{family::V4, flow::Tuple};
 
 /// The header, from the source MAC of its frame on: one read gives both.
 #[derive(Clone, Copy)]
@@ -110,6 +106,7 @@ impl Parse for V4 {
             source_mac: frame.source_mac,
             kind: super::Kind::Flow,
             fragment: Fragment::Whole,
+            fragment_id: 0,
             tcp_flags: 0,
             ip_checksum: header.checksum,
             hop_limit: header.ttl,
@@ -123,14 +120,7 @@ impl Parse for V4 {
         l4::parse::<V4>(ctx, packet)?;
         if fragment & MORE_FRAGMENTS != 0 {
             packet.fragment = Fragment::First;
-            let key = V4::fragment_key(&packet.tuple, u32::from(header.id.raw()));
-            V4::remember_fragment(
-                &key,
-                FragmentValue {
-                    source_port: packet.tuple.source_port,
-                    destination_port: packet.tuple.destination_port,
-                },
-            );
+            packet.fragment_id = u32::from(header.id.raw());
         }
         Ok(())
     }

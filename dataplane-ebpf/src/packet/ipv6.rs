@@ -1,16 +1,12 @@
 //! IPv6 (RFC 8200).
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
-    fragment::FragmentValue,
     net::{AddrV6, Be16, MacAddr},
     verdict::DropReason,
 };
 
 use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read, write};
-use crate::{
-    family::{Family as _, V6},
-    flow::Tuple,
-};
+use crate::{family::V6, flow::Tuple};
 
 /// The header, from the source MAC of its frame on: one read gives both.
 #[derive(Clone, Copy)]
@@ -138,6 +134,7 @@ impl Parse for V6 {
             source_mac: frame.source_mac,
             kind: super::Kind::Flow,
             fragment: Fragment::Whole,
+            fragment_id: 0,
             tcp_flags: 0,
             ip_checksum: 0,
             hop_limit: header.hop_limit,
@@ -161,14 +158,7 @@ impl Parse for V6 {
                 // An atomic fragment (RFC 6946) is a whole packet.
                 if fragment & MORE_FRAGMENTS != 0 {
                     packet.fragment = Fragment::First;
-                    let key = V6::fragment_key(&packet.tuple, walk.id);
-                    V6::remember_fragment(
-                        &key,
-                        FragmentValue {
-                            source_port: packet.tuple.source_port,
-                            destination_port: packet.tuple.destination_port,
-                        },
-                    );
+                    packet.fragment_id = walk.id;
                 }
             }
             None => l4::parse::<V6>(ctx, packet)?,

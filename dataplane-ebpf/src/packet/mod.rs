@@ -7,6 +7,7 @@ mod write;
 
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use dataplane_common::{
+    fragment::FragmentValue,
     net::{Be16, MacAddr},
     verdict::DropReason,
 };
@@ -70,6 +71,8 @@ pub(crate) struct Packet<A> {
     pub(crate) source_mac: MacAddr,
     pub(crate) kind: Kind,
     pub(crate) fragment: Fragment,
+    /// What the fragments of one datagram share; 0 unless [`Fragment::First`].
+    pub(crate) fragment_id: u32,
     /// 0 unless TCP.
     pub(crate) tcp_flags: u8,
     /// Checksum of the IPv4 header; 0 in IPv6.
@@ -142,6 +145,19 @@ fn fragment_ports<F: Family>(tuple: &mut Tuple<F::Addr>, id: u32) -> Fragment {
             Fragment::Later
         }
         None => Fragment::Orphan,
+    }
+}
+
+/// Leaves the ports of a first fragment to the later ones. The caller has made sure of the sender as far as it can: what
+/// a liar leaves here would decide about somebody else's fragments.
+#[inline(always)]
+pub(crate) fn remember_first_fragment<F: Family>(packet: &Packet<F::Addr>) {
+    if packet.fragment == Fragment::First {
+        let ports = FragmentValue {
+            source_port: packet.tuple.source_port,
+            destination_port: packet.tuple.destination_port,
+        };
+        F::remember_fragment(&F::fragment_key(&packet.tuple, packet.fragment_id), ports);
     }
 }
 

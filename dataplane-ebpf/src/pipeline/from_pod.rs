@@ -43,6 +43,7 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
         Sender::Pod(endpoint) => endpoint,
         Sender::Link => return Ok(Verdict::Pass),
     };
+    packet::remember_first_fragment::<F>(&scratch.packet);
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
     let may_be_known = source.may_be_tracked() || destination.may_be_tracked();
     let flow = if may_be_known { find_flow::<F>(ctx, scratch) } else { Flow::New };

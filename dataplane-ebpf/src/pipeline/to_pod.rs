@@ -27,6 +27,7 @@ pub(crate) fn to_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     F::parse(ctx, &mut scratch.packet)?;
+    packet::remember_first_fragment::<F>(&scratch.packet);
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
     if scratch.packet.kind == Kind::Link || !destination.may_be_tracked() {
         return Ok(Verdict::Pass);

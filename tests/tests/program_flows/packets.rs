@@ -38,6 +38,46 @@ fn fragments_follow_their_first_and_orphans_of_policed_pods_are_dropped() -> Res
 }
 
 #[test]
+fn a_first_fragment_that_another_pod_forged_decides_nothing() -> Result<()> {
+    const ID: u32 = 79;
+    in_both_families(NO_HOST, |world| {
+        world.isolate(0, SET_A, 0, 0)?;
+        world.programs.class(world.remote, CLASS)?;
+        world.programs.allow(SET_A, CLASS, UDP, 80, RULE)?;
+        let pieces = |id, port| {
+            Packet::new(world.a, world.remote, Transport::udp(4000, port, vec![7; 3000]))
+                .between(pod_mac(1), host_mac(1))
+                .fragments(id, 1400)
+        };
+        let a_sends = |piece: &Packet| {
+            Ok::<_, anyhow::Error>(world.programs.from_pod(world.interfaces[0], piece)?.verdict)
+        };
+        let b_forges = |id, port| {
+            let forged = pieces(id, port).remove(0).between(pod_mac(2), host_mac(2));
+            let run = world.programs.from_pod(world.interfaces[1], &forged)?;
+            assert_eq!(run.verdict, Verdict::Drop(DropReason::SpoofedAddress));
+            Ok::<_, anyhow::Error>(())
+        };
+
+        // It does not stand in for one that is missing, nor for one that was denied.
+        b_forges(ID, 80)?;
+        assert_eq!(a_sends(&pieces(ID, 80)[1])?, Verdict::Drop(DropReason::FragmentWithoutFirst));
+        let denied = pieces(ID + 1, 81);
+        assert_eq!(a_sends(&denied[0])?, Verdict::Drop(DropReason::PolicyEgress));
+        b_forges(ID + 1, 80)?;
+        assert_eq!(a_sends(&denied[1])?, Verdict::Drop(DropReason::PolicyEgress));
+        // Nor does it take an allowed datagram from its sender.
+        let allowed = pieces(ID + 2, 80);
+        assert_eq!(a_sends(&allowed[0])?, Verdict::Forward);
+        b_forges(ID + 2, 81)?;
+        for later in &allowed[1..] {
+            assert_eq!(a_sends(later)?, Verdict::Forward);
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn an_icmp_error_about_a_flow_passes_and_is_translated_and_another_does_not() -> Result<()> {
     in_both_families(NO_HOST, |world| {
         world.isolate(SET_A, 0, 0, 0)?;
