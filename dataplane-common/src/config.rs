@@ -25,6 +25,12 @@ pub const HAIRPIN_V4: [u8; 4] = [169, 254, 42, 1];
 /// Source address of hairpin traffic, IPv6: from the discard-only prefix (RFC 6666), so it is never routed.
 pub const HAIRPIN_V6: [u8; 16] = [0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x42, 0x01];
 
+/// Next hop of the pods' IPv4 default routes. On no link: pods know it by a static neighbour, and `from_pod` answers
+/// for it.
+pub const GATEWAY_V4: [u8; 4] = [169, 254, 1, 1];
+/// Next hop of the pods' IPv6 default routes, as [`GATEWAY_V4`].
+pub const GATEWAY_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
 /// Bits of [`Config::flags`].
 pub mod flag {
     /// An established flow that a policy change forbids is cut; without it only new flows are judged.

@@ -120,6 +120,52 @@ impl AddrV6 {
         ])
     }
 
+    /// Whether this stands for the lack of an address (`::`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a | b | c | d == 0
+    }
+
+    /// Whether the address means something on one link only (`fe80::/10`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        let [first, ..] = self.0;
+        first & u32::from_ne_bytes([0xff, 0xc0, 0, 0]) == u32::from_ne_bytes([0xfe, 0x80, 0, 0])
+    }
+
+    /// Whether this is the address of a group, of any scope (`ff00::/8`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_multicast(&self) -> bool {
+        let [first, ..] = self.0;
+        first & u32::from_ne_bytes([0xff, 0, 0, 0]) == u32::from_ne_bytes([0xff, 0, 0, 0])
+    }
+
+    /// Whether this is the address of a group on one link (`ff02::/16`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_link_multicast(&self) -> bool {
+        let [first, ..] = self.0;
+        first & u32::from_ne_bytes([0xff, 0xff, 0, 0]) == u32::from_ne_bytes([0xff, 2, 0, 0])
+    }
+
+    /// The group in which who has the address hears who looks for it (RFC 4291 §2.7.1).
+    #[must_use]
+    #[inline(always)]
+    pub const fn solicited_node(&self) -> Self {
+        let [.., last] = self.0;
+        let [_, x, y, z] = last.to_ne_bytes();
+        Self([
+            u32::from_ne_bytes([0xff, 2, 0, 0]),
+            0,
+            u32::from_ne_bytes([0, 0, 0, 1]),
+            u32::from_ne_bytes([0xff, x, y, z]),
+        ])
+    }
+
     /// The sixteen octets, as in a packet.
     #[must_use]
     pub fn octets(self) -> [u8; 16] {
@@ -136,4 +182,42 @@ pub mod proto {
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv6Addr;
+
+    use super::*;
+
+    fn addr(text: &str) -> AddrV6 {
+        AddrV6::new(text.parse::<Ipv6Addr>().unwrap().octets())
+    }
+
+    #[test]
+    fn scopes_are_those_of_the_standard_library() {
+        for text in [
+            "::",
+            "::1",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::1",
+            "ff02::1",
+            "ff05::1",
+            "ff12::1",
+        ] {
+            let (ours, theirs) = (addr(text), text.parse::<Ipv6Addr>().unwrap());
+            assert_eq!(ours.is_unspecified(), theirs.is_unspecified(), "{text}");
+            assert_eq!(ours.is_link_local(), theirs.is_unicast_link_local(), "{text}");
+            assert_eq!(ours.is_multicast(), theirs.is_multicast(), "{text}");
+            assert_eq!(ours.is_link_multicast(), text.starts_with("ff02:"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_solicited_node_group_is_that_of_the_rfcs_example() {
+        assert_eq!(addr("4037::1:800:200e:8c6c").solicited_node(), addr("ff02::1:ff0e:8c6c"));
+    }
 }

@@ -23,6 +23,13 @@ pub enum Verdict {
         /// The interface it came in on.
         ifindex: u32,
     },
+    /// The packet was turned into the answer to a neighbour's question; send it back where it came from.
+    Answer {
+        /// The interface it came in on.
+        ifindex: u32,
+    },
+    /// What a pod may tell its link, and nobody needs to hear: it ends here, and nothing is wrong.
+    Heard,
 }
 
 /// Where a program is attached. The numbers are ABI: they index `COUNTERS`.
@@ -66,11 +73,13 @@ pub enum Outcome {
     Rejected = 3,
     /// A socket was pointed at a backend.
     Translated = 4,
+    /// ARP, neighbour discovery or a listener report of a pod: the hook answered it, or it needs no answer.
+    Answered = 5,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 5] =
-        [Self::Passed, Self::Delivered, Self::Forwarded, Self::Rejected, Self::Translated];
+    pub const ALL: [Self; 6] =
+        [Self::Passed, Self::Delivered, Self::Forwarded, Self::Rejected, Self::Translated, Self::Answered];
 
     /// The name in output and metrics.
     #[must_use]
@@ -81,6 +90,7 @@ impl Outcome {
             Self::Forwarded => "forwarded",
             Self::Rejected => "rejected",
             Self::Translated => "translated",
+            Self::Answered => "answered",
         }
     }
 }
@@ -164,7 +174,7 @@ drop_reasons! {
         "An ICMP error is about a flow that does not exist, and the pod is isolated.",
         "None needed, unless path MTU discovery fails: then report it.";
     ForbiddenIcmp = 11, "forbidden-icmp",
-        "A pod sent a router advertisement or a redirect, which would change the routes of the host.",
+        "A router advertisement, a redirect or a listener query came from a pod, or for a pod from elsewhere than its node: it would change routes.",
         "Do not run a router in a pod; see CVE-2020-10749.";
     NatPortsExhausted = 12, "nat-ports-exhausted",
         "No free source port was found for a translated flow whose reply would collide with another one.",
@@ -181,4 +191,10 @@ drop_reasons! {
     SctpPortChange = 16, "sctp-port-change",
         "An SCTP flow would need another port, which the packet's CRC32c covers.",
         "Give the SCTP port of the Service the number of its targetPort.";
+    NeighbourMalformed = 21, "neighbour-malformed",
+        "An ARP, neighbour discovery or listener packet is not as its RFC wants it: hop limit, code, length, fragments.",
+        "Look for a hostile sender in the pod; every kernel sends them right.";
+    NeighbourElsewhere = 22, "neighbour-elsewhere",
+        "ARP, neighbour discovery or a listener report was about, or sent to, something that is not on the pod's link.",
+        "None needed: only the pod itself and its gateway are on the link, and this is never routed.";
 }

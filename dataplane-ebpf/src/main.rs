@@ -102,6 +102,14 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
             observe::count(hook, Outcome::Rejected);
             redirect_peer(ifindex)
         }
+        Ok(Verdict::Answer { ifindex }) => {
+            observe::count(hook, Outcome::Answered);
+            redirect_peer(ifindex)
+        }
+        Ok(Verdict::Heard) => {
+            observe::count(hook, Outcome::Answered);
+            TC_ACT_SHOT
+        }
         Ok(Verdict::Forward { .. }) => {
             observe::count(hook, Outcome::Forwarded);
             TC_ACT_REDIRECT

@@ -10,6 +10,7 @@ use agent_core::model::{
     endpoint::{AttachmentId, Endpoint},
 };
 use dashmap::DashSet;
+use dataplane_common::config::{GATEWAY_V4, GATEWAY_V6};
 use ipnetwork::IpNetwork;
 use tokio::{sync::oneshot, time::timeout};
 use tracing::Instrument as _;
@@ -19,8 +20,8 @@ use crate::ipam;
 
 /// Next hops of the pods' default routes: never on any link, known by static neighbours.
 const GATEWAYS: [IpAddr; 2] = [
-    IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1)),
-    IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(std::net::Ipv4Addr::from_octets(GATEWAY_V4)),
+    IpAddr::V6(std::net::Ipv6Addr::from_octets(GATEWAY_V6)),
 ];
 
 /// The reconcile loop removes an endpoint within this, or the detachment is done later.

@@ -61,16 +61,17 @@ mod icmp {
     pub(super) const PARAMETER_PROBLEM: u8 = 12;
 }
 
-mod icmpv6 {
+pub(super) mod icmpv6 {
     pub(super) const LAST_ERROR: u8 = 127;
     pub(super) const ECHO: u8 = 128;
     pub(super) const ECHO_REPLY: u8 = 129;
     pub(super) const LISTENER_QUERY: u8 = 130;
+    pub(super) const LISTENER_REPORT: u8 = 131;
     pub(super) const LISTENER_DONE: u8 = 132;
-    pub(super) const ROUTER_SOLICITATION: u8 = 133;
+    pub(in crate::packet) const ROUTER_SOLICITATION: u8 = 133;
     pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
-    pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
-    pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    pub(in crate::packet) const NEIGHBOUR_SOLICITATION: u8 = 135;
+    pub(in crate::packet) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     pub(super) const REDIRECT: u8 = 137;
     pub(super) const LISTENER_REPORT_V2: u8 = 143;
 }
@@ -126,8 +127,9 @@ fn classify_v6(kind: u8) -> (Kind, bool) {
     match kind {
         icmpv6::ECHO | icmpv6::ECHO_REPLY => (Kind::Flow, true),
         0..=icmpv6::LAST_ERROR => (Kind::IcmpError, false),
-        icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => (Kind::Forbidden, false),
-        icmpv6::LISTENER_QUERY..=icmpv6::LISTENER_DONE
+        icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT | icmpv6::LISTENER_QUERY => (Kind::Forbidden, false),
+        icmpv6::LISTENER_REPORT
+        | icmpv6::LISTENER_DONE
         | icmpv6::LISTENER_REPORT_V2
         | icmpv6::ROUTER_SOLICITATION
         | icmpv6::NEIGHBOUR_SOLICITATION

@@ -2,15 +2,12 @@
 mod ipv4;
 mod ipv6;
 mod l4;
+pub(crate) mod neighbour;
 mod reject;
 mod write;
 
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
-use dataplane_common::{
-    fragment::FragmentValue,
-    net::{Be16, MacAddr},
-    verdict::DropReason,
-};
+use dataplane_common::{fragment::FragmentValue, net::MacAddr, verdict::DropReason};
 
 pub(crate) use self::{
     l4::{Embedded, embedded},
@@ -47,9 +44,9 @@ pub(crate) enum Kind {
     Flow,
     /// An ICMP error about another packet.
     IcmpError,
-    /// Neighbour discovery and multicast listener reports: between a pod and the host only.
+    /// Neighbour discovery and multicast listener reports: never beyond the link they are sent on.
     Link,
-    /// Router advertisement or redirect: never from a pod.
+    /// What only a router may send: advertisement, redirect, listener query.
     Forbidden,
 }
 
@@ -187,24 +184,4 @@ pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
 pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: reads a field of the context.
     unsafe { (*ctx.skb.skb).ingress_ifindex }
-}
-
-/// An ARP packet for IPv4 over Ethernet (RFC 826), from the source MAC of its frame on.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Arp {
-    pub(crate) frame_source: MacAddr,
-    ethertype: Be16,
-    hardware: Be16,
-    protocol: Be16,
-    lengths: [u8; 2],
-    operation: Be16,
-    pub(crate) sender_mac: MacAddr,
-    pub(crate) sender_addr: [u8; 4],
-}
-
-/// Reads an ARP packet.
-#[inline(always)]
-pub(crate) fn arp(ctx: &TcContext) -> Result<Arp, DropReason> {
-    read(ctx, 6)
 }

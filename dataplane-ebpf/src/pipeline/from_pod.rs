@@ -8,18 +8,15 @@ use dataplane_common::{
 
 use super::{
     known::{Flow, find_flow},
-    local_pod, observed,
+    local_pod, neighbour, observed,
     opening::{judge_and_open, to_service},
 };
 use crate::{
     config,
     family::{V4, V6},
     flow::Scratch,
-    packet::{self, Packet, Parse, ethertype},
-    stage::{
-        antispoof::{self, Sender},
-        forward, reject,
-    },
+    packet::{self, Kind, Packet, Parse, ethertype},
+    stage::{antispoof, forward, reject},
 };
 
 /// What leaves a pod.
@@ -29,20 +26,25 @@ pub(crate) fn from_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
         return Err(DropReason::UnsupportedProtocol);
     }
     match packet::protocol(ctx) {
-        ethertype::IPV4 => observed::<V4>(|scratch| from_pod_ip::<V4>(ctx, scratch)),
-        ethertype::IPV6 => observed::<V6>(|scratch| from_pod_ip::<V6>(ctx, scratch)),
-        ethertype::ARP => antispoof::check_arp(ctx).map(|()| Verdict::Pass),
+        ethertype::IPV4 => observed::<V4>(|scratch| {
+            V4::parse(ctx, &mut scratch.packet)?;
+            from_pod_ip::<V4>(ctx, scratch)
+        }),
+        ethertype::IPV6 => observed::<V6>(|scratch| {
+            V6::parse(ctx, &mut scratch.packet)?;
+            if scratch.packet.kind == Kind::Link {
+                return neighbour::discovery(ctx, &scratch.packet);
+            }
+            from_pod_ip::<V6>(ctx, scratch)
+        }),
+        ethertype::ARP => neighbour::arp(ctx),
         _ => Err(DropReason::UnsupportedProtocol),
     }
 }
 
 #[inline(always)]
 fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
-    F::parse(ctx, &mut scratch.packet)?;
-    let source = match antispoof::check::<F>(ctx, &scratch.packet)? {
-        Sender::Pod(endpoint) => endpoint,
-        Sender::Link => return Ok(Verdict::Pass),
-    };
+    let source = antispoof::check::<F>(ctx, &scratch.packet)?;
     packet::remember_first_fragment::<F>(&scratch.packet);
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
     let may_be_known = source.may_be_tracked() || destination.may_be_tracked();

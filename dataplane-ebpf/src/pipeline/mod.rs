@@ -5,6 +5,7 @@
 //! packets of flows that exist, and [`opening`], for the first packet of a flow.
 mod from_pod;
 mod known;
+mod neighbour;
 mod opening;
 mod to_pod;
 

@@ -27,9 +27,17 @@ pub(crate) fn to_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     F::parse(ctx, &mut scratch.packet)?;
+    let is_from_host = packet::ingress_ifindex(ctx) == config::host_ingress_ifindex();
+    match scratch.packet.kind {
+        Kind::Flow | Kind::IcmpError => {}
+        // The node speaks to its pods' links; nobody else does, and nothing of it is routed.
+        Kind::Link | Kind::Forbidden if is_from_host => return Ok(Verdict::Pass),
+        Kind::Link => return Err(DropReason::NeighbourElsewhere),
+        Kind::Forbidden => return Err(DropReason::ForbiddenIcmp),
+    }
     packet::remember_first_fragment::<F>(&scratch.packet);
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
-    if scratch.packet.kind == Kind::Link || !destination.may_be_tracked() {
+    if !destination.may_be_tracked() {
         return Ok(Verdict::Pass);
     }
     match find_flow::<F>(ctx, scratch) {
@@ -38,7 +46,7 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
         Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(Verdict::Pass),
     }
     if destination.is_isolated() {
-        if packet::ingress_ifindex(ctx) == config::host_ingress_ifindex() {
+        if is_from_host {
             // The pod's own node always reaches it: kubelet probes must pass.
             open::<F>(&scratch.packet, Allowed::NO_RULE, true);
         } else {

@@ -1,27 +1,21 @@
 //! A pod sends from its own addresses, and never plays the router.
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{endpoint::EndpointValue, net::AddrV4, verdict::DropReason};
+use dataplane_common::{endpoint::EndpointValue, verdict::DropReason};
 
 use crate::{
-    family::{Family, V4},
+    family::Family,
     packet::{self, Kind, Packet},
 };
 
-/// What a packet from a pod may be.
-pub(crate) enum Sender {
-    /// From the pod's own address.
-    Pod(EndpointValue),
-    /// Neighbour discovery: for the host's stack, from any source the protocol uses.
-    Link,
-}
-
-/// Checks the source of a packet that came out of a pod.
+/// Checks the source of a packet that came out of a pod, and returns whose it is. What pods say to their link alone
+/// has rules of its own: [`super::neighbour`].
 #[inline(always)]
-pub(crate) fn check<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Result<Sender, DropReason> {
-    match packet.kind {
-        Kind::Forbidden => return Err(DropReason::ForbiddenIcmp),
-        Kind::Link => return Ok(Sender::Link),
-        Kind::Flow | Kind::IcmpError => {}
+pub(crate) fn check<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+) -> Result<EndpointValue, DropReason> {
+    if packet.kind == Kind::Forbidden {
+        return Err(DropReason::ForbiddenIcmp);
     }
     let endpoint = lookup::<F>(&packet.tuple.source).ok_or(DropReason::SpoofedAddress)?;
     if endpoint.ifindex != packet::ifindex(ctx) {
@@ -30,21 +24,7 @@ pub(crate) fn check<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Res
     if endpoint.pod_mac != packet.source_mac {
         return Err(DropReason::SpoofedMac);
     }
-    Ok(Sender::Pod(endpoint))
-}
-
-/// Checks that an ARP packet from a pod tells the truth about its sender.
-#[inline(always)]
-pub(crate) fn check_arp(ctx: &TcContext) -> Result<(), DropReason> {
-    let arp = packet::arp(ctx)?;
-    let endpoint = lookup::<V4>(&AddrV4::new(arp.sender_addr)).ok_or(DropReason::SpoofedAddress)?;
-    if endpoint.ifindex != packet::ifindex(ctx) {
-        return Err(DropReason::SpoofedAddress);
-    }
-    if endpoint.pod_mac != arp.sender_mac || arp.frame_source != arp.sender_mac {
-        return Err(DropReason::SpoofedMac);
-    }
-    Ok(())
+    Ok(endpoint)
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@ pub(crate) mod conntrack;
 pub(crate) mod forward;
 pub(crate) mod icmp_error;
 pub(crate) mod nat;
+pub(crate) mod neighbour;
 pub(crate) mod policy;
 pub(crate) mod reject;
 pub(crate) mod service;

@@ -16,6 +16,10 @@ pub enum Verdict {
     Forward,
     /// Answered with a rejection.
     Reject,
+    /// Answered as the gateway.
+    Answer,
+    /// Ends here, and nothing is wrong.
+    Heard,
     Drop(DropReason),
 }
 
@@ -71,6 +75,8 @@ pub(super) fn verdict(retval: u32, counted: Counted, frame: &[u8]) -> Result<Ver
         }
         (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Forwarded)) => Ok(Verdict::Forward),
         (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Rejected)) => Ok(Verdict::Reject),
+        (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Answered)) => Ok(Verdict::Answer),
+        (TC_ACT_SHOT, Counted::Outcome(Outcome::Answered)) => Ok(Verdict::Heard),
         (TC_ACT_SHOT, Counted::Drop(reason)) => Ok(Verdict::Drop(reason)),
         (retval, Counted::Outcome(outcome)) => bail!("returned {retval}, counted as {}", outcome.name()),
         (retval, Counted::Drop(reason)) => bail!("returned {retval}, counted as {}", reason.name()),
