@@ -40,11 +40,12 @@ pub enum Hook {
     ToPod = 1,
     Connect = 2,
     Sendmsg = 3,
+    FromNetdev = 4,
 }
 
 impl Hook {
-    pub const COUNT: u32 = 4;
-    pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::Connect, Self::Sendmsg];
+    pub const COUNT: u32 = 5;
+    pub const ALL: [Self; 5] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::Connect, Self::Sendmsg];
 
     /// The name in output and metrics.
     #[must_use]
@@ -54,6 +55,7 @@ impl Hook {
             Self::ToPod => "to-pod",
             Self::Connect => "connect",
             Self::Sendmsg => "sendmsg",
+            Self::FromNetdev => "from-netdev",
         }
     }
 }
@@ -197,4 +199,10 @@ drop_reasons! {
     NeighbourElsewhere = 22, "neighbour-elsewhere",
         "ARP, neighbour discovery or a listener report was about, or sent to, something that is not on the pod's link.",
         "None needed: only the pod itself and its gateway are on the link, and this is never routed.";
+    SpoofedFromOutside = 25, "spoofed-from-outside",
+        "A packet that came in by an uplink claims the address of a pod of this node.",
+        "Look for the sender on the uplink's network by its link-layer address.";
+    WrongUplink = 26, "wrong-uplink",
+        "A packet claims the address of another node's pod, but came in by an interface that does not lead to that node.",
+        "Look for the sender on that interface; if nodes do reach this one by it, name it with --uplink.";
 }

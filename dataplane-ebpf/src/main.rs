@@ -15,7 +15,7 @@ mod socket;
 mod stage;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT},
+    bindings::{TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::{bpf_jiffies64, generated::bpf_redirect_peer},
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
@@ -34,6 +34,12 @@ fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 fn to_pod(ctx: TcContext) -> i32 {
     tc_action(Hook::ToPod, pipeline::to_pod(&ctx))
+}
+
+/// tcx ingress of each uplink: what other machines send.
+#[classifier]
+fn from_netdev(ctx: TcContext) -> i32 {
+    tc_action(Hook::FromNetdev, pipeline::from_netdev(&ctx))
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -92,7 +98,8 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
     match verdict {
         Ok(Verdict::Pass) => {
             observe::count(hook, Outcome::Passed);
-            TC_ACT_OK
+            // An uplink may have programs of others, which see what is not ours.
+            if matches!(hook, Hook::FromNetdev) { TC_ACT_UNSPEC } else { TC_ACT_OK }
         }
         Ok(Verdict::Deliver { ifindex }) => {
             observe::count(hook, Outcome::Delivered);

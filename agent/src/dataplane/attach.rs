@@ -13,7 +13,7 @@ use std::{
 use aya::{
     pin::PinError,
     programs::{
-        CgroupAttachMode, LinkOrder, ProgramError,
+        CgroupAttachMode, LinkOrder, ProgramError, TcAttachType,
         links::{FdLink, LinkError},
         tc::TcAttachOptions,
     },
@@ -25,7 +25,7 @@ use bpf_maps::{
 
 use super::{
     filter,
-    hook::{CgroupHook, LinkName, PodHook},
+    hook::{CgroupHook, LinkName, PodHook, UplinkHook},
     load::{LoadError, Programs},
 };
 use crate::telemetry::chain;
@@ -44,16 +44,16 @@ pub enum AttachError {
     #[error("cannot pin the link of {program} at {}", .path.display())]
     PinLink { program: &'static str, path: PathBuf, source: PinError },
     #[error(
-        "{ifname} is interface {found} now, not {expected}: the pod's interface was replaced; delete the pod"
+        "{ifname} is interface {found} now, not {expected}: it was replaced; if it is a pod's, delete the pod"
     )]
     ReplacedInterface { ifname: String, expected: u32, found: u32 },
     #[error("cannot {operation} {}", .path.display())]
     Path { operation: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Where a pod's programs go.
+/// Where a pod's programs go, or that of an uplink.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PodInterface<'a> {
+pub(crate) struct Interface<'a> {
     pub(crate) ifname: &'a str,
     pub(crate) ifindex: u32,
 }
@@ -96,6 +96,7 @@ impl Links {
         for name in self.dir.link_names()? {
             let program = match LinkName::parse(&name) {
                 LinkName::Pod { hook, .. } => hook.program(),
+                LinkName::Uplink { .. } => UplinkHook::PROGRAM,
                 LinkName::Cgroup(hook) if cgroup.contains(&hook) => hook.program(),
                 LinkName::Cgroup(_) | LinkName::Unknown => {
                     tracing::info!("detaching {name}: it is not used any more");
@@ -123,12 +124,11 @@ impl Links {
     }
 
     /// Attaches both programs to a pod's interface by links, or updates them where they are.
-    pub(crate) fn attach_pod(
-        &self,
-        programs: &mut Programs,
-        pod: PodInterface<'_>,
-    ) -> Result<(), AttachError> {
-        PodHook::ALL.into_iter().try_for_each(|hook| self.attach_pod_hook(programs, pod, hook))?;
+    pub(crate) fn attach_pod(&self, programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
+        for hook in PodHook::ALL {
+            let (program, name) = (hook.program(), hook.link_name(pod.ifname));
+            self.attach_tcx(programs, pod, program, hook.direction(), &name)?;
+        }
         filter::remove(pod.ifname);
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Links {
     pub(crate) fn attach_new_pod(
         &self,
         programs: &mut Programs,
-        pod: PodInterface<'_>,
+        pod: Interface<'_>,
     ) -> Result<bool, AttachError> {
         // Links of this name exist where an ADD is repeated, or where those of an earlier pod were left.
         let is_new =
@@ -154,6 +154,27 @@ impl Links {
         self.attach_pod(programs, pod).map(|()| false)
     }
 
+    /// Attaches the program to each uplink, or updates it where it is, and detaches it from every other interface.
+    pub(crate) fn attach_uplinks(
+        &self,
+        programs: &mut Programs,
+        uplinks: &[Interface<'_>],
+    ) -> Result<(), AttachError> {
+        for uplink in uplinks {
+            let name = UplinkHook::link_name(uplink.ifname);
+            self.attach_tcx(programs, *uplink, UplinkHook::PROGRAM, TcAttachType::Ingress, &name)?;
+        }
+        for name in self.dir.link_names()? {
+            if let LinkName::Uplink { ifname } = LinkName::parse(&name)
+                && !uplinks.iter().any(|uplink| uplink.ifname == ifname)
+            {
+                tracing::info!("detaching {} from {ifname}: it is no uplink any more", UplinkHook::PROGRAM);
+                self.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a pod's links. They may be gone already, with their interface.
     pub(crate) fn detach_pod(&self, host_ifname: &str) -> Result<(), AttachError> {
         // Both are tried, whatever becomes of the first.
@@ -161,33 +182,35 @@ impl Links {
         from_pod.and(to_pod)
     }
 
-    fn attach_pod_hook(
+    fn attach_tcx(
         &self,
         programs: &mut Programs,
-        pod: PodInterface<'_>,
-        hook: PodHook,
+        interface: Interface<'_>,
+        program: &'static str,
+        direction: TcAttachType,
+        name: &str,
     ) -> Result<(), AttachError> {
-        let (program, name) = (hook.program(), hook.link_name(pod.ifname));
-        let wanted = |target| matches!(target, Target::Interface { ifindex, .. } if ifindex == pod.ifindex);
-        match self.pinned(&name, wanted, programs, program)? {
+        let Interface { ifname, ifindex: expected } = interface;
+        let wanted = |target| matches!(target, Target::Interface { ifindex, .. } if ifindex == expected);
+        match self.pinned(name, wanted, programs, program)? {
             Pinned::Updated => return Ok(()),
             Pinned::Absent => {}
-            // The interface of an earlier pod by this name.
-            Pinned::Elsewhere => self.remove(&name)?,
+            // An earlier interface by this name.
+            Pinned::Elsewhere => self.remove(name)?,
         }
         let failed =
-            |source| AttachError::Attach { program, target: pod.ifname.to_owned(), source: Box::new(source) };
+            |source| AttachError::Attach { program, target: ifname.to_owned(), source: Box::new(source) };
         let classifier = programs.classifier(program)?;
         let head = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = classifier.attach_with_options(pod.ifname, hook.direction(), head).map_err(failed)?;
+        let id = classifier.attach_with_options(ifname, direction, head).map_err(failed)?;
         let link = classifier.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|source| link_failed(program, pod.ifname, source))?;
-        self.pin(link, &name, program)?;
-        // aya finds the interface by its name; the name may have moved to another interface since the plugin looked.
-        match link::info(self.open(&name)?.as_fd(), &name)?.target {
-            Target::Interface { ifindex, .. } if ifindex != pod.ifindex => {
-                self.remove(&name)?;
-                let (ifname, expected) = (pod.ifname.to_owned(), pod.ifindex);
+        let link = FdLink::try_from(link).map_err(|source| link_failed(program, ifname, source))?;
+        self.pin(link, name, program)?;
+        // aya finds the interface by its name; the name may have moved to another interface since somebody looked.
+        match link::info(self.open(name)?.as_fd(), name)?.target {
+            Target::Interface { ifindex, .. } if ifindex != expected => {
+                self.remove(name)?;
+                let ifname = ifname.to_owned();
                 Err(AttachError::ReplacedInterface { ifname, expected, found: ifindex })
             }
             Target::Interface { .. } | Target::Cgroup { .. } | Target::Other { .. } => Ok(()),

@@ -12,7 +12,7 @@ use aya::programs::{
 };
 
 use super::{
-    attach::{AttachError, PodInterface},
+    attach::{AttachError, Interface},
     hook::PodHook,
     load::Programs,
 };
@@ -21,7 +21,7 @@ const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Attaches both programs. What was attached stays when the rest cannot be: [`remove`] takes it away.
-pub(super) fn attach(programs: &mut Programs, pod: PodInterface<'_>) -> Result<(), AttachError> {
+pub(super) fn attach(programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
     tc::qdisc_add_clsact(pod.ifname).map_err(|error| failed("clsact", pod, error.into()))?;
     for hook in PodHook::ALL {
         let program = hook.program();
@@ -58,6 +58,6 @@ pub(super) fn remove(ifname: &str) {
     }
 }
 
-fn failed(program: &'static str, pod: PodInterface<'_>, source: ProgramError) -> AttachError {
+fn failed(program: &'static str, pod: Interface<'_>, source: ProgramError) -> AttachError {
     AttachError::Attach { program, target: pod.ifname.to_owned(), source: Box::new(source) }
 }

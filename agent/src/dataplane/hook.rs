@@ -36,6 +36,20 @@ impl PodHook {
     }
 }
 
+/// The program on each uplink, where packets of other machines come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UplinkHook;
+
+impl UplinkHook {
+    pub(crate) const PROGRAM: &'static str = "from_netdev";
+
+    /// Name of the pinned link. bpffs refuses dots, which names of interfaces may hold, and interfaces never have a
+    /// colon in theirs.
+    pub(crate) fn link_name(ifname: &str) -> String {
+        format!("{}{SEPARATOR}{}", ifname.replace('.', ":"), Self::PROGRAM)
+    }
+}
+
 /// The programs on the cgroup, which run when a process uses a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CgroupHook {
@@ -89,6 +103,9 @@ pub(crate) enum LinkName {
         host_ifname: String,
         hook: PodHook,
     },
+    Uplink {
+        ifname: String,
+    },
     Cgroup(CgroupHook),
     /// Left by an interrupted start, or by another version.
     Unknown,
@@ -99,7 +116,10 @@ impl LinkName {
         if let Some(hook) = CgroupHook::ALL.into_iter().find(|hook| hook.program() == name) {
             return Self::Cgroup(hook);
         }
-        let Some((host_ifname, program)) = name.split_once(SEPARATOR) else { return Self::Unknown };
+        let Some((host_ifname, program)) = name.rsplit_once(SEPARATOR) else { return Self::Unknown };
+        if program == UplinkHook::PROGRAM {
+            return Self::Uplink { ifname: host_ifname.replace(SEPARATOR, ".") };
+        }
         match PodHook::ALL.into_iter().find(|hook| hook.program() == program) {
             Some(hook) => Self::Pod { host_ifname: host_ifname.to_owned(), hook },
             None => Self::Unknown,
@@ -116,6 +136,11 @@ mod tests {
         for hook in PodHook::ALL {
             let parsed = LinkName::parse(&hook.link_name("mr0a1b"));
             assert_eq!(parsed, LinkName::Pod { host_ifname: "mr0a1b".to_owned(), hook });
+        }
+        for ifname in ["eth0", "bond0.42"] {
+            let name = UplinkHook::link_name(ifname);
+            assert!(!name.contains('.'), "bpffs refuses {name}");
+            assert_eq!(LinkName::parse(&name), LinkName::Uplink { ifname: ifname.to_owned() });
         }
         for hook in CgroupHook::ALL {
             assert_eq!(LinkName::parse(hook.program()), LinkName::Cgroup(hook));

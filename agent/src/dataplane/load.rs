@@ -18,7 +18,7 @@ use dataplane_common::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::hook::{CgroupHook, PodHook};
+use super::hook::{CgroupHook, PodHook, UplinkHook};
 
 /// The programs, as `cargo xtask build` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane"));
@@ -99,7 +99,11 @@ impl Programs {
         let ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
         let mut programs = Self(ebpf);
         let of_sockets = options.cgroup_hooks().iter().map(|hook| hook.program());
-        let wanted = PodHook::ALL.map(PodHook::program).into_iter().chain([CLOCK]).chain(of_sockets);
+        let wanted = PodHook::ALL
+            .map(PodHook::program)
+            .into_iter()
+            .chain([UplinkHook::PROGRAM, CLOCK])
+            .chain(of_sockets);
         programs.verify(&wanted.collect::<Vec<_>>())?;
         Ok(programs)
     }

@@ -33,9 +33,9 @@ pub use self::{
     attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
 };
 use self::{
-    attach::{Links, PodInterface},
+    attach::{Interface, Links},
     gc::Collector,
-    hook::{LinkName, PodHook},
+    hook::{LinkName, PodHook, UplinkHook},
     load::{LoadOptions, Programs},
     maps::Maps,
 };
@@ -70,6 +70,8 @@ pub struct Dataplane {
     observed: Observed,
     collector: Collector,
     options: LoadOptions,
+    /// Interfaces that the program of uplinks belongs on.
+    uplinks: Vec<(String, u32)>,
     /// Interfaces with filters whose links are still to come, with their indexes.
     unlinked: VecDeque<(String, u32)>,
     /// Held as long as this agent owns the directory.
@@ -108,6 +110,7 @@ impl Dataplane {
             observed,
             collector,
             options,
+            uplinks: Vec::new(),
             unlinked: VecDeque::new(),
             _lock: lock,
         })
@@ -148,16 +151,24 @@ impl Dataplane {
         report
     }
 
+    /// Attaches the program of uplinks to these interfaces, and to no others. An interface is known by name and index.
+    pub(crate) fn attach_uplinks(&mut self, uplinks: Vec<(String, u32)>) -> Result<(), AttachError> {
+        self.uplinks = uplinks;
+        let interfaces: Vec<Interface<'_>> =
+            self.uplinks.iter().map(|(ifname, ifindex)| Interface { ifname, ifindex: *ifindex }).collect();
+        self.links.attach_uplinks(&mut self.programs, &interfaces)
+    }
+
     /// Attaches the programs to an endpoint of the run before.
     pub(crate) fn restore(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
-        let pod = PodInterface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
+        let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
         self.links.attach_pod(&mut self.programs, pod)
     }
 
     /// Attaches the programs to a new endpoint's interface. Until the maps have the endpoint, they drop what its pod
     /// sends. Its links may be left for [`Self::link_one`].
     pub(crate) fn attach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
-        let pod = PodInterface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
+        let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
         if self.links.attach_new_pod(&mut self.programs, pod)? {
             self.unlinked.push_back((endpoint.host_ifname.clone(), endpoint.host_ifindex));
         }
@@ -168,7 +179,7 @@ impl Dataplane {
     /// that fails stays as it is, guarded by its filters.
     pub(crate) fn link_one(&mut self) -> Option<(String, Result<(), AttachError>)> {
         let (ifname, ifindex) = self.unlinked.pop_front()?;
-        let pod = PodInterface { ifname: &ifname, ifindex };
+        let pod = Interface { ifname: &ifname, ifindex };
         let linked = self.links.attach_pod(&mut self.programs, pod);
         if linked.is_err() {
             // Behind the others, which may succeed.
@@ -232,7 +243,9 @@ impl Dataplane {
                 endpoint.pod
             ))
         };
-        sockets.into_iter().chain(endpoints.filter_map(of_pod)).collect()
+        let uplinks = missing(&mut self.uplinks.iter().map(|(ifname, _)| UplinkHook::link_name(ifname)));
+        let uplinks = uplinks.map(|names| format!("{names} is not attached: restart the agent"));
+        sockets.into_iter().chain(uplinks).chain(endpoints.filter_map(of_pod)).collect()
     }
 
     /// Every program with its cost and where it is attached.
@@ -242,6 +255,9 @@ impl Dataplane {
             match LinkName::parse(&name) {
                 LinkName::Pod { host_ifname, hook } => {
                     attached.entry(hook.program()).or_default().push(host_ifname);
+                }
+                LinkName::Uplink { ifname } => {
+                    attached.entry(UplinkHook::PROGRAM).or_default().push(ifname);
                 }
                 LinkName::Cgroup(hook) => {
                     attached.entry(hook.program()).or_default().push(self.links.cgroup_name());

@@ -2,7 +2,7 @@
 use dataplane_common::net::MacAddr;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
 };
 
 use super::{NetError, Netlink};
@@ -17,6 +17,8 @@ pub struct Link {
     pub alias: String,
     pub up: bool,
     pub loopback: bool,
+    /// Its frames begin with an Ethernet header.
+    pub ethernet: bool,
 }
 
 impl Netlink {
@@ -66,6 +68,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         index: message.header.index,
         up: flags.contains(LinkFlags::Up),
         loopback: flags.contains(LinkFlags::Loopback),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         ..Link::default()
     };
     for attribute in message.attributes {

@@ -228,6 +228,7 @@ impl Reconciler {
             Err(_) => return,
         }
         self.uplinks_chosen = true;
+        self.network.attach(&mut self.dataplane);
         if self.node != before {
             let NodeConfig { uplink_v4, uplink_v6, .. } = self.node;
             tracing::info!("uplinks: IPv4 {uplink_v4:?}, IPv6 {uplink_v6:?}");

@@ -12,6 +12,7 @@ use agent_core::{
 
 use crate::{
     config::Config,
+    dataplane::Dataplane,
     health::Problems,
     net::{
         NetError, Netlink,
@@ -30,6 +31,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What problems with the uplinks are filed under.
 const SUBJECT: &str = "uplink";
 
+/// What problems with the programs on them are filed under.
+const PROGRAM_SUBJECT: &str = "programs of uplinks";
+
 /// The host's network.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -39,12 +43,14 @@ pub(super) struct Network {
     wanted: Option<String>,
     problems: Problems,
     retry: Option<Instant>,
+    /// Those that were found last.
+    uplinks: Vec<Link>,
 }
 
 impl Network {
     pub(super) fn new(netlink: Netlink, config: &Config, problems: Problems) -> Self {
         let sysctls = Sysctls::at(&config.proc_sys);
-        Self { netlink, sysctls, wanted: config.uplink.clone(), problems, retry: None }
+        Self { netlink, sysctls, wanted: config.uplink.clone(), problems, retry: None, uplinks: Vec::new() }
     }
 
     /// When to look again; `None` when nothing is missing.
@@ -63,6 +69,7 @@ impl Network {
     ) -> Result<Option<u32>, NetError> {
         self.retry = Some(Instant::now() + RETRY);
         let mut mtu = None;
+        let mut uplinks: Vec<Link> = Vec::new();
         for family in FAMILIES {
             let link = self.uplink(family, addresses).await.inspect_err(|error| {
                 self.problems.report(SUBJECT, &chain(error));
@@ -71,12 +78,14 @@ impl Network {
                 self.forward(family, link.as_ref());
             }
             mtu = link.iter().map(|link| link.mtu).chain(mtu).min();
-            let index = link.map(|link| link.index);
+            let index = link.as_ref().map(|link| link.index);
             match family {
                 Family::V4 => node.uplink_v4 = index,
                 Family::V6 => node.uplink_v6 = index,
             }
+            uplinks.extend(link.filter(|link| uplinks.iter().all(|known| known.index != link.index)));
         }
+        self.uplinks = uplinks;
         if node.uplink_v4.or(node.uplink_v6).is_some() {
             self.problems.resolve(SUBJECT);
             self.retry = None;
@@ -94,6 +103,32 @@ impl Network {
             self.problems.report(SUBJECT, &sentence);
         }
         Ok(mtu)
+    }
+
+    /// Puts the program of uplinks where it belongs.
+    pub(super) fn attach(&mut self, dataplane: &mut Dataplane) {
+        let (ethernet, others): (Vec<&Link>, Vec<&Link>) =
+            self.uplinks.iter().partition(|link| link.ethernet);
+        let places = ethernet.iter().map(|link| (link.name.clone(), link.index)).collect();
+        let mut sentences: Vec<String> = others
+            .iter()
+            .map(|link| {
+                format!(
+                    "{} is no Ethernet interface: what other nodes' pods send comes in through the host's stack and meets \
+                     its firewall, which must let it pass",
+                    link.name
+                )
+            })
+            .collect();
+        if let Err(error) = dataplane.attach_uplinks(places) {
+            sentences.push(format!("{}; trying again", chain(&error)));
+            self.retry = Some(Instant::now() + RETRY);
+        }
+        if sentences.is_empty() {
+            self.problems.resolve(PROGRAM_SUBJECT);
+        } else {
+            self.problems.report(PROGRAM_SUBJECT, &sentences.join("; "));
+        }
     }
 
     async fn uplink(&self, family: Family, addresses: &[IpAddr]) -> Result<Option<Link>, NetError> {

@@ -27,6 +27,8 @@ pub(crate) fn attached(dir: &MillraceDir) -> Result<(Vec<LoadedProgram>, Vec<Str
     let mut problems = Vec::new();
     for pin in dir.link_names()? {
         let (place, name) = place_and_program(&pin);
+        // bpffs refuses the dots in names of interfaces, and no interface has a colon in its name.
+        let place = &place.replace(':', ".");
         let link = match obj_get(&dir.link_path(&pin)).and_then(|link| link::info(link.as_fd(), &pin)) {
             Ok(link) => link,
             Err(error) => {
@@ -54,7 +56,11 @@ pub(crate) fn attached(dir: &MillraceDir) -> Result<(Vec<LoadedProgram>, Vec<Str
 pub(crate) fn interfaces(dir: &MillraceDir) -> Result<HashMap<u32, String>> {
     let mut interfaces = HashMap::new();
     for name in dir.link_names()? {
-        let (interface, _) = place_and_program(&name);
+        let (interface, program) = place_and_program(&name);
+        // An uplink is the node's own.
+        if program == "from_netdev" {
+            continue;
+        }
         let link = obj_get(&dir.link_path(&name))?;
         if let Target::Interface { ifindex, .. } = link::info(link.as_fd(), &name)?.target {
             interfaces.insert(ifindex, interface.to_owned());
@@ -65,7 +71,7 @@ pub(crate) fn interfaces(dir: &MillraceDir) -> Result<HashMap<u32, String>> {
 
 /// The names of pins are `INTERFACE:PROGRAM` and, on the cgroup, `PROGRAM`.
 fn place_and_program(pin: &str) -> (&str, &str) {
-    pin.split_once(':').unwrap_or(("", pin))
+    pin.rsplit_once(':').unwrap_or(("", pin))
 }
 
 fn described(place: &str, target: Target) -> String {
@@ -84,6 +90,7 @@ mod tests {
     #[test]
     fn a_pin_names_its_interface_and_its_program() {
         assert_eq!(place_and_program("mr0a1b:from_pod"), ("mr0a1b", "from_pod"));
+        assert_eq!(place_and_program("bond0:42:from_netdev"), ("bond0:42", "from_netdev"));
         assert_eq!(place_and_program("connect4"), ("", "connect4"));
     }
 

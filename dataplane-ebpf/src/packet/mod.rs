@@ -172,6 +172,20 @@ pub(crate) fn protocol(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).protocol }
 }
 
+/// Whether the link layer addressed the packet to this host, and to no other and no group.
+#[inline(always)]
+pub(crate) fn is_for_host(ctx: &TcContext) -> bool {
+    const PACKET_HOST: u32 = 0;
+    // SAFETY: reads a field of the context.
+    unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
+}
+
+/// Where the packet goes, before it is parsed.
+#[inline(always)]
+pub(crate) fn destination<F: Parse>(ctx: &TcContext) -> Result<F::Addr, DropReason> {
+    read(ctx, ETH_LEN + F::DESTINATION_OFFSET)
+}
+
 /// The interface the hook is attached to.
 #[inline(always)]
 pub(crate) fn ifindex(ctx: &TcContext) -> u32 {

@@ -20,6 +20,9 @@ const IPV6_HOP_LIMIT: u32 = 7;
 /// Offset in an ICMP header, either family.
 const ICMP_CHECKSUM: u32 = 2;
 
+/// Flag of `bpf_skb_store_bytes`.
+const RECOMPUTE_SUM: u64 = 1;
+
 /// Flags of `bpf_l4_csum_replace`.
 const PSEUDO_HEADER: u64 = 0x10;
 const MANGLED_ZERO: u64 = 0x20;
@@ -50,6 +53,18 @@ pub(super) fn store_part<T>(ctx: &TcContext, offset: u32, value: &T, len: u32) -
 #[expect(clippy::cast_possible_truncation, reason = "the size of a small structure")]
 pub(super) fn store<T>(ctx: &TcContext, offset: u32, value: &T) -> Result<(), DropReason> {
     store_part(ctx, offset, value, size_of::<T>() as u32)
+}
+
+/// Stores `value` where no checksum of the packet covers it, but that of a card that sums up whole packets
+/// (`CHECKSUM_COMPLETE`) does.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the size of a small structure")]
+fn store_summed<T>(ctx: &TcContext, offset: u32, value: &T) -> Result<(), DropReason> {
+    let from = core::ptr::from_ref(value).cast();
+    // SAFETY: `from` is all of `value`; the helper checks the packet's bounds.
+    let result =
+        unsafe { bpf_skb_store_bytes(ctx.skb.skb, offset, from, size_of::<T>() as u32, RECOMPUTE_SUM) };
+    if result == 0 { Ok(()) } else { Err(DropReason::Truncated) }
 }
 
 #[inline(always)]
@@ -169,7 +184,7 @@ pub(crate) fn decrement_hop_limit<F: Family>(
 ) -> Result<(), DropReason> {
     let new = packet.hop_limit - 1;
     if F::IS_V6 {
-        return store(ctx, ETH_LEN + IPV6_HOP_LIMIT, &new);
+        return store_summed(ctx, ETH_LEN + IPV6_HOP_LIMIT, &new);
     }
     let word = |ttl: u8| u64::from(u16::from_ne_bytes([ttl, packet.tuple.proto]));
     replace_l3(ctx, ETH_LEN + IPV4_CHECKSUM, word(packet.hop_limit), word(new), 2);

@@ -3,6 +3,7 @@
 //! parse → anti-spoof → conntrack → service → policy → NAT → forward. A flow that is known skips what only a new
 //! one needs; a flow that no policy and no service touches skips conntrack, too. What the hooks share: [`known`], for
 //! packets of flows that exist, and [`opening`], for the first packet of a flow.
+mod from_netdev;
 mod from_pod;
 mod known;
 mod neighbour;
@@ -15,7 +16,7 @@ use dataplane_common::{
     verdict::{DropReason, Verdict},
 };
 
-pub(crate) use self::{from_pod::from_pod, to_pod::to_pod};
+pub(crate) use self::{from_netdev::from_netdev, from_pod::from_pod, to_pod::to_pod};
 use crate::{
     family::Family,
     flow::{Allowed, Scratch},

@@ -1,6 +1,9 @@
 //! What reaches a pod through the host's stack.
 use aya_ebpf::programs::TcContext;
-use dataplane_common::verdict::{DropReason, Verdict};
+use dataplane_common::{
+    endpoint::EndpointValue,
+    verdict::{DropReason, Verdict},
+};
 
 use super::{
     known::{Flow, find_flow},
@@ -40,18 +43,30 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
     if !destination.may_be_tracked() {
         return Ok(Verdict::Pass);
     }
+    enter::<F>(ctx, scratch, &destination, is_from_host)?;
+    Ok(Verdict::Pass)
+}
+
+/// Conntrack → ingress policy → NAT for a packet to a pod whose flows may be tracked, whichever hook it came by.
+#[inline(always)]
+pub(super) fn enter<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    destination: &EndpointValue,
+    from_host: bool,
+) -> Result<(), DropReason> {
     match find_flow::<F>(ctx, scratch) {
         Flow::New => {}
         Flow::Dropped(reason) => return Err(reason),
-        Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(Verdict::Pass),
+        Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(()),
     }
     if destination.is_isolated() {
-        if is_from_host {
+        if from_host {
             // The pod's own node always reaches it: kubelet probes must pass.
             open::<F>(&scratch.packet, Allowed::NO_RULE, true);
         } else {
             judge_and_open::<F>(scratch, 0, destination.ingress_set)?;
         }
     }
-    Ok(Verdict::Pass)
+    Ok(())
 }

@@ -14,6 +14,17 @@ pub(crate) fn deliver(ctx: &TcContext, endpoint: &EndpointValue) -> Result<Verdi
     Ok(Verdict::Deliver { ifindex: endpoint.ifindex })
 }
 
+/// The same for a packet that a router would have forwarded here.
+#[inline(always)]
+pub(crate) fn deliver_routed<F: Parse>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+    endpoint: &EndpointValue,
+) -> Result<Verdict, DropReason> {
+    packet::decrement_hop_limit::<F>(ctx, packet)?;
+    deliver(ctx, endpoint)
+}
+
 /// To another node's pod, or else to the host's stack, which knows everything that is not a pod.
 ///
 /// Needs `bpf_redirect_neigh` with a next hop: v5.10, ba452c9e996d.

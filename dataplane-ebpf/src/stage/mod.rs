@@ -8,3 +8,4 @@ pub(crate) mod neighbour;
 pub(crate) mod policy;
 pub(crate) mod reject;
 pub(crate) mod service;
+pub(crate) mod uplink;

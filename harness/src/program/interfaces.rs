@@ -7,6 +7,16 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
+/// Link-layer address of the `n`th interface: what comes in by it is for this host only when it is sent there.
+#[must_use]
+pub const fn interface_mac(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 3, n]
+}
+
+fn interface_mac_text(n: usize) -> String {
+    format!("02:00:00:00:03:{n:02x}")
+}
+
 /// Runs `test` in a network namespace of its own, with the host sides of `pods` veth pairs: their indexes. The
 /// namespace goes when its only thread does.
 pub fn in_private_netns<T: Send>(pods: usize, test: impl FnOnce(&[u32]) -> Result<T> + Send) -> Result<T> {
@@ -17,7 +27,8 @@ pub fn in_private_netns<T: Send>(pods: usize, test: impl FnOnce(&[u32]) -> Resul
             for pod in 0..pods {
                 let (host, peer) = (format!("h{pod}"), format!("p{pod}"));
                 let output = std::process::Command::new("ip")
-                    .args(["link", "add", &host, "type", "veth", "peer", "name", &peer])
+                    .args(["link", "add", &host, "address", &interface_mac_text(pod), "type", "veth"])
+                    .args(["peer", "name", &peer])
                     .output()?;
                 if !output.status.success() {
                     return Err(anyhow!("ip link add {host}: {}", String::from_utf8_lossy(&output.stderr)));

@@ -18,7 +18,10 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
 use bpf_maps::Map;
 use dataplane_common::{config::Config, maps::MapId, verdict::Hook};
 
-pub use self::{interfaces::in_private_netns, verdict::Verdict};
+pub use self::{
+    interfaces::{in_private_netns, interface_mac},
+    verdict::Verdict,
+};
 use crate::packet::Packet;
 
 /// The object that `cargo xtask build` makes.
@@ -32,6 +35,7 @@ pub struct Programs {
     maps: BTreeMap<MapId, Map>,
     from_pod: OwnedFd,
     to_pod: OwnedFd,
+    from_netdev: OwnedFd,
     clock: OwnedFd,
     /// What the counters said after the last run: only these programs write them, and one at a time.
     counted: Mutex<BTreeMap<u32, u64>>,
@@ -72,8 +76,9 @@ impl Programs {
             program.load()?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
-        let (from_pod, to_pod, clock) = (load("from_pod")?, load("to_pod")?, load("clock")?);
-        Ok(Self { maps, from_pod, to_pod, clock, counted: Mutex::default(), _ebpf: ebpf })
+        let (from_pod, to_pod, from_netdev) = (load("from_pod")?, load("to_pod")?, load("from_netdev")?);
+        let clock = load("clock")?;
+        Ok(Self { maps, from_pod, to_pod, from_netdev, clock, counted: Mutex::default(), _ebpf: ebpf })
     }
 
     /// One of the programs' maps.
@@ -92,11 +97,17 @@ impl Programs {
         self.run(Hook::ToPod, ifindex, &packet.bytes())
     }
 
+    /// Runs `from_netdev` as if the packet came in by the uplink `ifindex`.
+    pub fn from_netdev(&self, ifindex: u32, packet: &Packet) -> Result<Run> {
+        self.run(Hook::FromNetdev, ifindex, &packet.bytes())
+    }
+
     /// Runs a hook on a frame as it is.
     pub fn run(&self, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<Run> {
         let program = match hook {
             Hook::FromPod => &self.from_pod,
             Hook::ToPod => &self.to_pod,
+            Hook::FromNetdev => &self.from_netdev,
             Hook::Connect | Hook::Sendmsg => return Err(anyhow!("{} cannot be test-run", hook.name())),
         };
         let mut counters = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +115,7 @@ impl Programs {
         let after = self.counters()?;
         let counted = verdict::counted(hook, &counters, &after)?;
         *counters = after;
-        Ok(Run { verdict: verdict::verdict(run.retval, counted, &run.data)?, frame: run.data })
+        Ok(Run { verdict: verdict::verdict(hook, run.retval, counted, &run.data)?, frame: run.data })
     }
 
     /// Time that one run of a hook takes over `repeat` runs on the same packet, which must not be changed by it.

@@ -24,9 +24,18 @@ pub enum Verdict {
 }
 
 /// tc return values.
+const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
+
+/// What passes a packet: programs of others on an uplink see what is not ours.
+const fn passed(hook: Hook) -> u32 {
+    match hook {
+        Hook::FromNetdev => TC_ACT_UNSPEC,
+        Hook::FromPod | Hook::ToPod | Hook::Connect | Hook::Sendmsg => TC_ACT_OK,
+    }
+}
 
 /// What a run counted.
 pub(super) enum Counted {
@@ -67,9 +76,9 @@ pub(super) fn counted(
 }
 
 /// Holds return value and counter against each other: a packet is counted as what happens to it.
-pub(super) fn verdict(retval: u32, counted: Counted, frame: &[u8]) -> Result<Verdict> {
+pub(super) fn verdict(hook: Hook, retval: u32, counted: Counted, frame: &[u8]) -> Result<Verdict> {
     match (retval, counted) {
-        (TC_ACT_OK, Counted::Outcome(Outcome::Passed)) => Ok(Verdict::Pass),
+        (retval, Counted::Outcome(Outcome::Passed)) if retval == passed(hook) => Ok(Verdict::Pass),
         (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Delivered)) => {
             Ok(Verdict::Deliver(*frame.first_chunk().ok_or_else(|| anyhow!("no Ethernet header left"))?))
         }

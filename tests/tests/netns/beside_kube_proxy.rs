@@ -1,15 +1,8 @@
 //! A node whose services move from kube-proxy to Millrace and back while they are used. Rules of nftables stand in for
 //! kube-proxy: they translate as its own do, and like its own they drop what conntrack calls invalid.
-use std::{
-    fmt::Write as _,
-    io::Write as _,
-    net::SocketAddr,
-    process::{Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     eventually::{PATIENCE, eventually},
@@ -22,7 +15,10 @@ use harness::{
 };
 use serde_json::json;
 
-use crate::expect::{SHORT, TRANSPORTS, becomes_answered, is_silent, target};
+use crate::{
+    expect::{SHORT, TRANSPORTS, becomes_answered, is_silent, target},
+    firewall::nft,
+};
 
 const PORT: u16 = 80;
 
@@ -175,16 +171,6 @@ impl Stage {
         let hosts = self.topology.nodes().iter().map(Node::host);
         self.clients.iter().map(|client| client.probe()).chain(hosts)
     }
-}
-
-fn nft(node: &Node, rules: &str) -> Result<()> {
-    node.netns().run(|| {
-        let mut nft =
-            Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().context("start nft")?;
-        nft.stdin.take().context("nft has no input")?.write_all(rules.as_bytes())?;
-        let status = nft.wait()?;
-        if status.success() { Ok(()) } else { bail!("nft: {status}, with the rules\n{rules}") }
-    })?
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod cluster_ip;
 mod cni;
 mod expect;
 mod fabric;
+mod firewall;
+mod host_firewall;
 mod install;
 mod new_pods;
 mod pod_to_pod;

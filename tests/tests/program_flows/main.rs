@@ -1,6 +1,7 @@
 //! One behaviour of the tc programs at a time, in both families: packet in, verdict and packet out.
 mod conntrack;
 mod forwarding;
+mod from_netdev;
 mod neighbour;
 mod packets;
 mod policy;

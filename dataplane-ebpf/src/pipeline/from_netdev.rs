@@ -1,0 +1,65 @@
+//! What reaches this node by an uplink: packets of other nodes' pods to pods of this node pass the host's stack, as
+//! those in the other direction do in [`super::from_pod`]. Netfilter sees both directions of a connection, or none.
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{
+    endpoint::EndpointValue,
+    verdict::{DropReason, Verdict},
+};
+
+use super::{local_pod, observed, to_pod::enter};
+use crate::{
+    config,
+    family::{V4, V6},
+    flow::Scratch,
+    packet::{self, Kind, Parse, ethertype},
+    stage::{forward, uplink},
+};
+
+/// What reaches this node by an uplink.
+#[inline(always)]
+pub(crate) fn from_netdev(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    // A kube-proxy must see whole connections, a tag belongs to another interface, and what is for another machine is
+    // none of ours.
+    if config::beside_kube_proxy() || packet::has_vlan_tag(ctx) || !packet::is_for_host(ctx) {
+        return Ok(Verdict::Pass);
+    }
+    match packet::protocol(ctx) {
+        ethertype::IPV4 => from_netdev_ip::<V4>(ctx),
+        ethertype::IPV6 => from_netdev_ip::<V6>(ctx),
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+#[inline(always)]
+fn from_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    // Most of what a node receives is for itself: it pays for one read and one look-up. What is cut short is left to
+    // the stack.
+    let Ok(address) = packet::destination::<F>(ctx) else { return Ok(Verdict::Pass) };
+    let destination = local_pod::<F>(&address);
+    if !destination.is_present() {
+        return Ok(Verdict::Pass);
+    }
+    observed::<F>(|scratch| to_local_pod::<F>(ctx, scratch, &destination))
+}
+
+#[inline(always)]
+fn to_local_pod<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    destination: &EndpointValue,
+) -> Result<Verdict, DropReason> {
+    F::parse(ctx, &mut scratch.packet)?;
+    let packet = &scratch.packet;
+    if local_pod::<F>(&packet.tuple.source).is_present() {
+        return Err(DropReason::SpoofedFromOutside);
+    }
+    // The stack tells the sender when its packet has expired.
+    let is_left_to_stack = packet.kind == Kind::Link || packet.hop_limit <= 1;
+    if is_left_to_stack || !uplink::passes_stack::<F>(ctx, packet)? {
+        return Ok(Verdict::Pass);
+    }
+    if destination.may_be_tracked() {
+        enter::<F>(ctx, scratch, destination, false)?;
+    }
+    forward::deliver_routed::<F>(ctx, &scratch.packet, destination)
+}

@@ -1,0 +1,26 @@
+//! Which packets from an uplink pass the host's stack: those whose answers do.
+use aya_ebpf::programs::TcContext;
+use dataplane_common::verdict::DropReason;
+
+use crate::packet::{self, Kind, Packet, Parse};
+
+/// Whether the packet comes from a pod of another node, or is an ICMP error about a packet to one.
+#[inline(always)]
+pub(crate) fn passes_stack<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Result<bool, DropReason> {
+    if packet.kind == Kind::IcmpError {
+        return quotes_remote_pod::<F>(ctx, packet);
+    }
+    match F::route(&packet.tuple.source) {
+        Some((ifindex, _)) if ifindex != packet::ifindex(ctx) => Err(DropReason::WrongUplink),
+        Some(_) => Ok(true),
+        None => Ok(false),
+    }
+}
+
+/// A router on the way, which is no pod, may send the error: netfilter, which knows nothing of the flow, would call it
+/// invalid.
+#[inline(never)]
+fn quotes_remote_pod<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Result<bool, DropReason> {
+    let embedded = packet::embedded::<F>(ctx, packet)?;
+    Ok(F::route(&embedded.tuple.destination).is_some())
+}
