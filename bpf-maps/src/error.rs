@@ -39,6 +39,8 @@ pub enum Operation {
     Delete,
     Dump,
     LinkUpdate,
+    Detach,
+    Query,
     TestRun,
 }
 
@@ -54,6 +56,8 @@ impl fmt::Display for Operation {
             Self::Delete => "delete from",
             Self::Dump => "dump",
             Self::LinkUpdate => "swap the program of",
+            Self::Detach => "detach",
+            Self::Query => "list the programs of",
             Self::TestRun => "test-run",
         })
     }

@@ -66,6 +66,40 @@ pub fn update(link: BorrowedFd<'_>, program: impl AsFd, name: &str) -> Result<()
     })
 }
 
+/// Where packets meet a tcx program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TcxHook {
+    /// `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// `BPF_TCX_EGRESS`.
+    Egress = 47,
+}
+
+/// Ids of the programs on a tcx hook of an interface, in the order in which they run.
+///
+/// # Errors
+/// When the interface is gone (`ENODEV`), or the kernel has no tcx.
+pub fn tcx_programs(ifindex: u32, hook: TcxHook) -> Result<Vec<u32>> {
+    sys::object::tcx_programs(ifindex, hook as u32).map_err(|source| Error::Syscall {
+        operation: Operation::Query,
+        object: format!("interface {ifindex}"),
+        source,
+    })
+}
+
+/// Takes the program of a link off its hook, as `bpftool link detach` does; `name` stands for the link in the error.
+///
+/// # Errors
+/// When the link cannot be detached.
+pub fn detach(link: BorrowedFd<'_>, name: &str) -> Result<()> {
+    sys::object::link_detach(link).map_err(|source| Error::Syscall {
+        operation: Operation::Detach,
+        object: name.to_owned(),
+        source,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

@@ -70,8 +70,8 @@ pub(crate) struct Adopted {
 /// The pinned links.
 #[derive(Debug)]
 pub(crate) struct Links {
-    dir: MillraceDir,
-    cgroup: PathBuf,
+    pub(super) dir: MillraceDir,
+    pub(super) cgroup: PathBuf,
 }
 
 /// What a pin turned out to be.
@@ -299,7 +299,7 @@ impl Links {
         self.cgroup.display().to_string()
     }
 
-    fn cgroup_failed(&self, source: io::Error) -> AttachError {
+    pub(super) fn cgroup_failed(&self, source: io::Error) -> AttachError {
         AttachError::Path { operation: "open", path: self.cgroup.clone(), source }
     }
 }

@@ -22,7 +22,10 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Attaches both programs. What was attached stays when the rest cannot be: [`remove`] takes it away.
 pub(super) fn attach(programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
-    tc::qdisc_add_clsact(pod.ifname).map_err(|error| failed("clsact", pod, error.into()))?;
+    // It may be there already; where it cannot be, attaching a filter fails and says so.
+    if let Err(error) = tc::qdisc_add_clsact(pod.ifname) {
+        tracing::debug!("clsact on {}: {error}", pod.ifname);
+    }
     for hook in PodHook::ALL {
         let program = hook.program();
         let classifier = programs.classifier(program)?;

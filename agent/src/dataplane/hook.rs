@@ -1,5 +1,6 @@
 //! What is attached where, and the names of the pins.
 use aya::programs::TcAttachType;
+use bpf_maps::link::TcxHook;
 
 /// Between the interface and the program in the name of a link's pin: an interface name never holds it, and bpffs
 /// refuses names with a dot.
@@ -27,6 +28,14 @@ impl PodHook {
         match self {
             Self::FromPod => TcAttachType::Ingress,
             Self::ToPod => TcAttachType::Egress,
+        }
+    }
+
+    /// The same, for the kernel's list of what is attached.
+    pub(crate) const fn tcx(self) -> TcxHook {
+        match self {
+            Self::FromPod => TcxHook::Ingress,
+            Self::ToPod => TcxHook::Egress,
         }
     }
 

@@ -4,6 +4,7 @@ mod attach;
 mod dump;
 mod filter;
 mod gc;
+mod guard;
 mod hook;
 mod load;
 mod lock;
@@ -28,7 +29,7 @@ use agent_core::{
 use bpf_maps::MillraceDir;
 use dataplane_common::maps::MapId;
 
-pub(crate) use self::{apply::ApplyReport, remove::claim};
+pub(crate) use self::{apply::ApplyReport, guard::Guarded, remove::claim};
 pub use self::{
     attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
 };

@@ -3,6 +3,7 @@
 //! One task owns the state, the maps and the programs. Everybody else sends it events and requests.
 mod attachments;
 mod catalog;
+mod guard;
 mod inbox;
 mod links;
 mod network;
@@ -30,7 +31,9 @@ use agent_core::{
 };
 use agent_sources::source::{Event, OpenProblems};
 
-use self::{attachments::Attachments, catalog::CatalogFile, inbox::Input, network::Network};
+use self::{
+    attachments::Attachments, catalog::CatalogFile, guard::HookGuard, inbox::Input, network::Network,
+};
 pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
     backoff::Backoff,
@@ -58,6 +61,7 @@ pub(crate) struct Reconciler {
     dataplane: Dataplane,
     network: Network,
     attachments: Attachments,
+    guard: HookGuard,
     /// When an interface is to get its links.
     links_due: Option<Instant>,
     catalog: CatalogFile,
@@ -96,6 +100,7 @@ impl Reconciler {
             dataplane,
             network: Network::new(netlink, config, problems.clone()),
             attachments: Attachments::default(),
+            guard: HookGuard::new(Instant::now()),
             links_due: None,
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
             cni_conf,
@@ -140,7 +145,7 @@ impl Reconciler {
             let release = self.release.map(|(due, _)| due);
             let retries =
                 [self.backoff.due(), self.network.due(), self.services_retry.due(), self.links_due, release];
-            let files = [self.catalog.due(), self.cni_conf.due()];
+            let files = [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due)];
             let due = retries.into_iter().chain(files).flatten().min();
             let Some(wave) = inbox.wave(due).await else { return };
             for input in wave {
@@ -155,6 +160,7 @@ impl Reconciler {
             self.follow_services();
             self.tell_node(&inbox);
             self.link_when_quiet();
+            self.guard_when_due(Instant::now());
             self.keep_cni_conf(Instant::now());
         }
     }
@@ -199,6 +205,8 @@ impl Reconciler {
                 let _unheard = reply.send(self.status());
             }
             CniEvent::Health { reply } => {
+                // A hook that lost its program is no reason to call the node ready until the next look.
+                self.guard_hooks(Instant::now());
                 let _unheard = reply.send(self.health());
             }
         }

@@ -39,6 +39,7 @@ impl Reconciler {
             unmet.push("the maps do not hold the whole cluster yet: see `millrace status`".to_owned());
         }
         unmet.extend(self.dataplane.unattached(self.state.endpoints()));
+        unmet.extend(self.guard.unmet().cloned());
         unmet
     }
 

@@ -25,10 +25,12 @@ enum Command {
     ProgTestRun = 10,
     ProgFdById = 13,
     ObjInfo = 15,
+    ProgQuery = 16,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
     LinkUpdate = 29,
+    LinkDetach = 34,
     #[cfg(test)]
     ProgLoad = 5,
     #[cfg(test)]

@@ -127,3 +127,55 @@ pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
     }
     Ok(found.f_type.cast_unsigned() & 0xffff_ffff == BPFFS_MAGIC)
 }
+
+attr! {
+    struct ProgQuery {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        count: u32,
+        pad: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+}
+
+/// `BPF_MPROG_MAX`: no hook holds more programs.
+const PROGRAMS_MAX: usize = 64;
+
+/// Ids of the programs on a tcx hook, in the order in which they run.
+pub(crate) fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; PROGRAMS_MAX];
+    let mut attr = ProgQuery {
+        target: ifindex,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: u32::try_from(ids.len()).map_err(io::Error::other)?,
+        pad: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
+    };
+    // SAFETY: the kernel writes at most `count` ids, which `ids` has room for.
+    unsafe { call(Command::ProgQuery, &mut attr) }?;
+    ids.truncate(usize::try_from(attr.count).map_err(io::Error::other)?);
+    Ok(ids)
+}
+
+attr! {
+    struct LinkDetach { link: u32 }
+}
+
+/// Takes the program of a link off its hook; the link stays, attached to nothing.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkDetach { link: raw(link) };
+    // SAFETY: there is no pointer in it.
+    unsafe { call(Command::LinkDetach, &mut attr) }.map(drop)
+}

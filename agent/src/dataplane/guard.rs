@@ -1,0 +1,154 @@
+//! Whether every program is where it must be, and putting back what is not: anybody with the capability may detach a
+//! link or attach a program before ours, and the kernel tells nobody.
+use std::{
+    fs,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+};
+
+use agent_core::model::endpoint::Endpoint;
+use bpf_maps::link::{self, Target};
+
+use super::{
+    Dataplane,
+    attach::{AttachError, Interface, Links},
+    filter,
+    hook::{CgroupHook, PodHook},
+    load::Programs,
+};
+use crate::telemetry::chain;
+
+/// Where our program is among those on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    First,
+    /// Another program comes before it: one that passes a packet ends its way, and ours never sees it.
+    Behind,
+    Missing,
+    /// The interface is gone, and with it what could reach the pod.
+    NoInterface,
+}
+
+impl Place {
+    fn among(running: &[u32], ours: u32) -> Self {
+        match running.iter().position(|id| *id == ours) {
+            Some(0) => Self::First,
+            Some(_) => Self::Behind,
+            None => Self::Missing,
+        }
+    }
+}
+
+/// What a look at the hooks came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Guarded {
+    /// One sentence for each interface, or for the sockets, that was put right.
+    pub(crate) repaired: Vec<String>,
+    /// One for each that could not be.
+    pub(crate) failed: Vec<String>,
+}
+
+impl Guarded {
+    fn note(&mut self, found: &str, repair: Result<(), AttachError>) {
+        match repair {
+            Ok(()) => self.repaired.push(found.to_owned()),
+            Err(error) => self.failed.push(format!("{found}: {}", chain(&error))),
+        }
+    }
+}
+
+impl Dataplane {
+    /// Looks at every hook of the endpoints and of the sockets, and puts back what is not in its place. An interface
+    /// whose links are still to come is guarded by its filters.
+    pub(crate) fn guard<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Guarded {
+        let mut guarded = Guarded::default();
+        self.guard_sockets(&mut guarded);
+        for endpoint in endpoints {
+            if !self.unlinked.iter().any(|(ifname, _)| *ifname == endpoint.host_ifname) {
+                self.guard_pod(endpoint, &mut guarded);
+            }
+        }
+        guarded
+    }
+
+    fn guard_sockets(&mut self, guarded: &mut Guarded) {
+        let hooks = self.options.cgroup_hooks();
+        let detached: Vec<&str> = hooks
+            .iter()
+            .filter(|hook| !self.links.is_on_cgroup(**hook).unwrap_or(false))
+            .map(|hook| hook.program())
+            .collect();
+        if !detached.is_empty() {
+            let found = format!("sockets: {} was detached from the cgroup", detached.join(", "));
+            guarded.note(&found, self.links.attach_cgroup(&mut self.programs, hooks));
+        }
+    }
+
+    fn guard_pod(&mut self, endpoint: &Endpoint, guarded: &mut Guarded) {
+        let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
+        for hook in PodHook::ALL {
+            let program = hook.program();
+            let at = format!("pod {}: {program} on {}", endpoint.pod, endpoint.host_ifname);
+            match self.links.place(&self.programs, pod, hook) {
+                Ok(Place::First | Place::NoInterface) => {}
+                Ok(Place::Missing) => {
+                    let repair = self.links.attach_pod(&mut self.programs, pod);
+                    guarded.note(&format!("{at} was detached"), repair);
+                }
+                Ok(Place::Behind) => {
+                    let repair = self.links.put_first(&mut self.programs, pod);
+                    guarded.note(&format!("{at} was behind the program of another owner"), repair);
+                }
+                Err(error) => guarded.note(&at, Err(error)),
+            }
+        }
+    }
+}
+
+impl Links {
+    /// Where the program of a pod's hook is among those that run there.
+    fn place(&self, programs: &Programs, pod: Interface<'_>, hook: PodHook) -> Result<Place, AttachError> {
+        let ours = bpf_maps::program::info(programs.fd(hook.program())?)?.id;
+        match link::tcx_programs(pod.ifindex, hook.tcx()) {
+            Ok(running) => Ok(Place::among(&running, ours)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Place::NoInterface),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the programs of a pod's interface come first again. The kernel takes a program only once on each hook, so
+    /// the new link cannot be made before the old one goes: filters guard the interface in between.
+    fn put_first(&self, programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
+        if let Err(error) = filter::attach(programs, pod) {
+            tracing::debug!("{}", chain(&error));
+        }
+        self.detach_pod(pod.ifname)?;
+        self.attach_pod(programs, pod)
+    }
+
+    /// Whether a socket program is attached to the cgroup.
+    fn is_on_cgroup(&self, hook: CgroupHook) -> Result<bool, AttachError> {
+        let program = hook.program();
+        let inode = fs::metadata(&self.cgroup).map_err(|source| self.cgroup_failed(source))?.ino();
+        match bpf_maps::obj_get(&self.dir.link_path(program)) {
+            Ok(link) => {
+                let target = link::info(link.as_fd(), program)?.target;
+                Ok(matches!(target, Target::Cgroup { id, .. } if id == inode))
+            }
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_program_of_a_hook_decides() {
+        assert_eq!(Place::among(&[7, 9], 7), Place::First);
+        assert_eq!(Place::among(&[9, 7], 7), Place::Behind);
+        assert_eq!(Place::among(&[9], 7), Place::Missing);
+        assert_eq!(Place::among(&[], 7), Place::Missing);
+    }
+}

@@ -1,0 +1,162 @@
+//! Programs that somebody takes off their hooks, or gets in front of, are put back.
+use std::{fs, os::fd::AsFd as _, path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf,
+    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
+};
+use bpf_maps::{MillraceDir, link};
+use harness::{
+    cluster::PodSpec,
+    eventually::{PATIENCE, eventually},
+    kernel,
+    probe::wire::Target,
+    program::OBJECT,
+    topology::{Node, Pod, Topology},
+};
+use serde_json::json;
+
+use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
+
+const PORT: u16 = 80;
+
+/// A client whose policy lets nothing out, and a server that would answer.
+struct Stage {
+    topology: Topology,
+    locked: Arc<Pod>,
+    server: Arc<Pod>,
+}
+
+impl Stage {
+    fn build() -> Result<Self> {
+        let topology = Topology::start()?;
+        let locked = topology.add_pod(PodSpec::new("default", "locked").label("app", "locked"))?;
+        let server = topology.add_pod(PodSpec::new("default", "server"))?;
+        for transport in TRANSPORTS {
+            server.probe().listen(transport, PORT)?;
+        }
+        topology.control_plane.apply(&json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": { "namespace": "default", "name": "locked" },
+            "spec": { "podSelector": { "matchLabels": { "app": "locked" } }, "policyTypes": ["Egress"] },
+        }))?;
+        topology.settle()?;
+        let stage = Self { topology, locked, server };
+        stage.links_are_there()?;
+        stage.policy_holds()?;
+        Ok(stage)
+    }
+
+    fn node(&self) -> &Node {
+        self.topology.node(0)
+    }
+
+    /// The pinned link of a program on the locked pod's interface.
+    fn link(&self, program: &str) -> Result<PathBuf> {
+        let ifname = self.locked.cni_result()["interfaces"][0]["name"]
+            .as_str()
+            .context("the host's side of the pair")?
+            .to_owned();
+        Ok(MillraceDir::new(self.node().bpffs()).link_path(&format!("{ifname}:{program}")))
+    }
+
+    /// New pods start with filters; these tests are about links.
+    fn links_are_there(&self) -> Result<()> {
+        eventually("the links of the pod are there", PATIENCE, || {
+            for program in ["from_pod", "to_pod"] {
+                ensure!(self.link(program)?.exists(), "{program} is not pinned");
+            }
+            Ok(())
+        })
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let at = self.server.at(PORT);
+        TRANSPORTS.iter().flat_map(|transport| at.map(|to| target(*transport, to))).collect()
+    }
+
+    fn policy_holds(&self) -> Result<()> {
+        self.targets().into_iter().try_for_each(|target| is_silent(self.locked.probe(), target))
+    }
+
+    fn policy_is_open(&self) -> Result<()> {
+        self.targets().into_iter().try_for_each(|target| becomes_answered(self.locked.probe(), target))
+    }
+
+    /// The agent says what it found, and the node is ready with the program in its place.
+    fn is_repaired(&self, found: &str) -> Result<()> {
+        let unmet = self.node().health()?.unmet;
+        ensure!(unmet.is_empty(), "not ready: {unmet:?}");
+        let problems = self.node().status()?.problems;
+        ensure!(
+            problems.iter().any(|problem| problem.contains(found)),
+            "no problem says {found}: {problems:?}"
+        );
+        self.policy_holds()?;
+        // What is allowed still works.
+        self.topology.control_plane.delete("NetworkPolicy", "default", "locked")?;
+        self.topology.settle()?;
+        for target in self.targets() {
+            is_answered_by("default/server", self.locked.probe(), target)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_program_that_was_detached_is_put_back() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    let path = stage.link("from_pod")?;
+    let pinned = bpf_maps::obj_get(&path)?;
+    // As `bpftool link detach` does: the pin stays, attached to nothing.
+    link::detach(pinned.as_fd(), "from_pod")?;
+    stage.policy_is_open()?;
+    stage.is_repaired("was detached")?;
+    stage.topology.close()
+}
+
+#[test]
+fn a_program_whose_pin_was_removed_is_put_back() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    fs::remove_file(stage.link("from_pod")?)?;
+    stage.policy_is_open()?;
+    stage.is_repaired("was detached")?;
+    stage.topology.close()
+}
+
+#[test]
+fn a_program_of_another_owner_does_not_stay_before_ours() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    let ifname =
+        stage.locked.cni_result()["interfaces"][0]["name"].as_str().context("an interface")?.to_owned();
+    // With maps of its own, which know no pod, this one passes everything, and its verdict is final.
+    let mut foreign = Ebpf::load_file(OBJECT)?;
+    let program: &mut SchedClassifier = foreign.program_mut("to_pod").context("a program")?.try_into()?;
+    program.load()?;
+    stage.node().netns().run(|| {
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        program.attach_with_options(&ifname, TcAttachType::Ingress, first)
+    })??;
+    stage.policy_is_open()?;
+    stage.is_repaired("behind the program of another owner")?;
+    drop(foreign);
+    stage.topology.close()
+}
+
+#[test]
+fn a_socket_program_that_was_detached_is_put_back() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let stage = Stage::build()?;
+    let path = MillraceDir::new(stage.node().bpffs()).link_path("connect4");
+    let pinned = bpf_maps::obj_get(&path)?;
+    link::detach(pinned.as_fd(), "connect4")?;
+    stage.is_repaired("connect4 was detached from the cgroup")?;
+    let target = link::info(bpf_maps::obj_get(&path)?.as_fd(), "connect4")?.target;
+    ensure!(matches!(target, link::Target::Cgroup { id, .. } if id != 0), "{target:?}");
+    stage.topology.close()
+}
