@@ -245,19 +245,19 @@ fn a_policy_holds_for_every_address_of_its_pod() -> Result<()> {
     }))?;
     topology.settle()?;
     // The policy is there before the interface: it holds from the first packet on.
-    let served = Attached::new(&topology, &server, "net1").add()?;
-    let asked = Attached::new(&topology, &good, "net1").add()?;
-    let refused = Attached::new(&topology, &bad, "net1").add()?;
+    let server_net1 = Attached::new(&topology, &server, "net1").add()?;
+    let good_net1 = Attached::new(&topology, &good, "net1").add()?;
+    let bad_net1 = Attached::new(&topology, &bad, "net1").add()?;
     for family in [0, 1] {
         let host = |at: SocketAddr| SocketAddr::new(at.ip(), 0);
-        for to in [server.at(PORT)[family], at(&served, PORT)?[family]] {
+        for to in [server.at(PORT)[family], at(&server_net1, PORT)?[family]] {
             // From either address of a pod.
-            for from in [good.at(0)[family], host(at(&asked, 0)?[family])] {
+            for from in [good.at(0)[family], host(at(&good_net1, 0)?[family])] {
                 is_answered_by("default/server", good.probe(), Target::tcp(to).from(from))?;
                 let back = SocketAddr::new(from.ip(), PORT);
                 is_answered_by("default/good", server.probe(), Target::tcp(back).from(host(to)))?;
             }
-            for from in [bad.at(0)[family], host(at(&refused, 0)?[family])] {
+            for from in [bad.at(0)[family], host(at(&bad_net1, 0)?[family])] {
                 is_silent(bad.probe(), Target::tcp(to).from(from))?;
                 let back = SocketAddr::new(from.ip(), PORT);
                 is_silent(server.probe(), Target::tcp(back).from(host(to)))?;
@@ -265,7 +265,7 @@ fn a_policy_holds_for_every_address_of_its_pod() -> Result<()> {
         }
     }
     topology.control_plane.delete("NetworkPolicy", "default", "only-good")?;
-    becomes_answered(bad.probe(), Target::tcp(at(&served, PORT)?[1]))?;
+    becomes_answered(bad.probe(), Target::tcp(at(&server_net1, PORT)?[1]))?;
     topology.close()
 }
 
