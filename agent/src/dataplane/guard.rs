@@ -88,7 +88,7 @@ impl Dataplane {
         for hook in PodHook::ALL {
             let program = hook.program();
             let at = format!("pod {}: {program} on {}", endpoint.pod, endpoint.host_ifname);
-            match self.links.place(&self.programs, pod, hook) {
+            match Links::place(&self.programs, pod, hook) {
                 Ok(Place::First | Place::NoInterface) => {}
                 Ok(Place::Missing) => {
                     let repair = self.links.attach_pod(&mut self.programs, pod);
@@ -106,7 +106,7 @@ impl Dataplane {
 
 impl Links {
     /// Where the program of a pod's hook is among those that run there.
-    fn place(&self, programs: &Programs, pod: Interface<'_>, hook: PodHook) -> Result<Place, AttachError> {
+    fn place(programs: &Programs, pod: Interface<'_>, hook: PodHook) -> Result<Place, AttachError> {
         let ours = bpf_maps::program::info(programs.fd(hook.program())?)?.id;
         match link::tcx_programs(pod.ifindex, hook.tcx()) {
             Ok(running) => Ok(Place::among(&running, ours)),

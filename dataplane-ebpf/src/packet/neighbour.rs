@@ -210,7 +210,7 @@ pub(crate) fn answer_solicitation(
     gateway_mac: MacAddr,
 ) -> Result<(), DropReason> {
     let [t0, t1, t2, t3] = GATEWAY.0;
-    let [a, b, c, d, e, f] = gateway_mac;
+    let [m0, m1, m2, m3, m4, m5] = gateway_mac;
     let mut words: [u32; ANSWER_WORDS] = [
         u32::from_ne_bytes([icmpv6::NEIGHBOUR_ADVERTISEMENT, 0, 0, 0]),
         u32::from_ne_bytes([ROUTER_SOLICITED_OVERRIDE, 0, 0, 0]),
@@ -218,8 +218,8 @@ pub(crate) fn answer_solicitation(
         t1,
         t2,
         t3,
-        u32::from_ne_bytes([OPTION_TARGET, 1, a, b]),
-        u32::from_ne_bytes([c, d, e, f]),
+        u32::from_ne_bytes([OPTION_TARGET, 1, m0, m1]),
+        u32::from_ne_bytes([m2, m3, m4, m5]),
     ];
     let asker = packet.tuple.source;
     let mut sum = V6::sum(&GATEWAY)

@@ -53,8 +53,8 @@ fn to_local_pod<F: Parse>(
     if local_pod::<F>(&packet.tuple.source).is_present() {
         return Err(DropReason::SpoofedFromOutside);
     }
-    // The stack tells the sender when its packet has expired.
-    let is_left_to_stack = packet.kind == Kind::Link || packet.hop_limit <= 1;
+    // The stack tells the sender when its packet has expired, and to_pod drops what only a link carries.
+    let is_left_to_stack = matches!(packet.kind, Kind::Link | Kind::Forbidden) || packet.hop_limit <= 1;
     if is_left_to_stack || !uplink::passes_stack::<F>(ctx, packet)? {
         return Ok(Verdict::Pass);
     }
