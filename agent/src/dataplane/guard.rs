@@ -121,6 +121,14 @@ impl Links {
         if let Err(error) = filter::attach(programs, pod) {
             tracing::debug!("{}", chain(&error));
         }
+        for name in PodHook::ALL.map(|hook| hook.link_name(pod.ifname)) {
+            // A link whose pin is removed ends later, in a queue of the kernel; one that is detached has ended.
+            match bpf_maps::obj_get(&self.dir.link_path(&name)) {
+                Ok(link) => link::detach(link.as_fd(), &name)?,
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         self.detach_pod(pod.ifname)?;
         self.attach_pod(programs, pod)
     }

@@ -7,6 +7,9 @@ use crate::dataplane::Guarded;
 /// A program that is off its hook is noticed within this.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// A repair stays a problem for so long: time to see it, and to find out who else works on the hooks.
+const MEMORY: Duration = Duration::from_mins(5);
+
 /// What problems with the hooks are filed under.
 const SUBJECT: &str = "hooks";
 
@@ -17,11 +20,13 @@ pub(super) struct HookGuard {
     /// What is still not in its place.
     unmet: Vec<String>,
     repairs: u64,
+    /// The last repairs, and when they were made.
+    repaired: Option<(Instant, String)>,
 }
 
 impl HookGuard {
     pub(super) fn new(now: Instant) -> Self {
-        Self { due: now + INTERVAL, unmet: Vec::new(), repairs: 0 }
+        Self { due: now + INTERVAL, unmet: Vec::new(), repairs: 0, repaired: None }
     }
 
     /// Programs that could not be put back: one sentence for each place.
@@ -33,13 +38,16 @@ impl HookGuard {
     fn take(&mut self, guarded: Guarded, now: Instant) -> Option<String> {
         self.due = now + INTERVAL;
         self.repairs += guarded.repaired.len() as u64;
-        let repaired = (!guarded.repaired.is_empty()).then(|| {
-            format!(
+        self.repaired.take_if(|(at, _)| now.duration_since(*at) >= MEMORY);
+        if !guarded.repaired.is_empty() {
+            let sentence = format!(
                 "{}; put back (repair {} of this agent): find out who else attaches or detaches programs on this node",
                 guarded.repaired.join("; "),
                 self.repairs
-            )
-        });
+            );
+            self.repaired = Some((now, sentence));
+        }
+        let repaired = self.repaired.as_ref().map(|(_, sentence)| sentence.clone());
         self.unmet = guarded.failed;
         let failed = (!self.unmet.is_empty())
             .then(|| format!("{}; trying again, until then this hook is open", self.unmet.join("; ")));
@@ -56,8 +64,7 @@ impl Reconciler {
         }
     }
 
-    /// Looks at the hooks now, and puts back what is not in its place. A repair stays a problem until the next look
-    /// finds everything as it was left.
+    /// Looks at the hooks now, and puts back what is not in its place. A repair stays a problem for a while.
     pub(super) fn guard_hooks(&mut self, now: Instant) {
         let guarded = self.dataplane.guard(self.state.endpoints());
         match self.guard.take(guarded, now) {
@@ -83,11 +90,14 @@ mod tests {
         assert_eq!(guard.take(guarded(&[], &[]), now), None);
         let sentence = guard.take(guarded(&["a was detached", "b was detached"], &[]), now).unwrap();
         assert!(sentence.contains("a was detached; b was detached; put back (repair 2"), "{sentence}");
-        let sentence = guard.take(guarded(&[], &["c: refused"]), now).unwrap();
+        assert_eq!(guard.take(guarded(&[], &[]), now + MEMORY / 2).as_ref(), Some(&sentence));
+        let later = now + MEMORY;
+        let sentence = guard.take(guarded(&[], &["c: refused"]), later).unwrap();
         assert!(sentence.starts_with("c: refused; trying again"), "{sentence}");
+        assert!(!sentence.contains("put back"), "{sentence}");
         assert_eq!(guard.unmet().collect::<Vec<_>>(), ["c: refused"]);
-        assert_eq!(guard.take(guarded(&[], &[]), now), None);
+        assert_eq!(guard.take(guarded(&[], &[]), later), None);
         assert_eq!(guard.unmet().count(), 0);
-        assert_eq!(guard.due, now + INTERVAL);
+        assert_eq!(guard.due, later + INTERVAL);
     }
 }

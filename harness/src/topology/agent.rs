@@ -183,6 +183,22 @@ impl Node {
         self.end_agent(Signal::SIGTERM)
     }
 
+    /// Stops the agent in the middle of whatever it does; [`Self::resume_agent`] lets it go on.
+    pub fn pause_agent(&self) {
+        self.signal_agent(Signal::SIGSTOP);
+    }
+
+    /// Lets a paused agent go on.
+    pub fn resume_agent(&self) {
+        self.signal_agent(Signal::SIGCONT);
+    }
+
+    fn signal_agent(&self, signal: Signal) {
+        if let Some(running) = self.agent().as_ref() {
+            running.process.signal(signal);
+        }
+    }
+
     fn end_agent(&self, signal: Signal) -> Result<ExitStatus> {
         let running = self.agent().take();
         let mut running = running.with_context(|| format!("no agent runs on {}", self.spec.name))?;

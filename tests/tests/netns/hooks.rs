@@ -85,8 +85,10 @@ impl Stage {
         self.targets().into_iter().try_for_each(|target| becomes_answered(self.locked.probe(), target))
     }
 
-    /// The agent says what it found, and the node is ready with the program in its place.
+    /// The agent, which was paused for the attack, says what it found, and the node is ready with the program in its
+    /// place.
     fn is_repaired(&self, found: &str) -> Result<()> {
+        self.node().resume_agent();
         let unmet = self.node().health()?.unmet;
         ensure!(unmet.is_empty(), "not ready: {unmet:?}");
         let problems = self.node().status()?.problems;
@@ -109,6 +111,7 @@ impl Stage {
 fn a_program_that_was_detached_is_put_back() -> Result<()> {
     kernel::require(kernel::NETNS);
     let stage = Stage::build()?;
+    stage.node().pause_agent();
     let path = stage.link("from_pod")?;
     let pinned = bpf_maps::obj_get(&path)?;
     // As `bpftool link detach` does: the pin stays, attached to nothing.
@@ -122,6 +125,7 @@ fn a_program_that_was_detached_is_put_back() -> Result<()> {
 fn a_program_whose_pin_was_removed_is_put_back() -> Result<()> {
     kernel::require(kernel::NETNS);
     let stage = Stage::build()?;
+    stage.node().pause_agent();
     fs::remove_file(stage.link("from_pod")?)?;
     stage.policy_is_open()?;
     stage.is_repaired("was detached")?;
@@ -132,6 +136,7 @@ fn a_program_whose_pin_was_removed_is_put_back() -> Result<()> {
 fn a_program_of_another_owner_does_not_stay_before_ours() -> Result<()> {
     kernel::require(kernel::NETNS);
     let stage = Stage::build()?;
+    stage.node().pause_agent();
     let ifname =
         stage.locked.cni_result()["interfaces"][0]["name"].as_str().context("an interface")?.to_owned();
     // With maps of its own, which know no pod, this one passes everything, and its verdict is final.
@@ -152,6 +157,7 @@ fn a_program_of_another_owner_does_not_stay_before_ours() -> Result<()> {
 fn a_socket_program_that_was_detached_is_put_back() -> Result<()> {
     kernel::require(kernel::NETNS);
     let stage = Stage::build()?;
+    stage.node().pause_agent();
     let path = MillraceDir::new(stage.node().bpffs()).link_path("connect4");
     let pinned = bpf_maps::obj_get(&path)?;
     link::detach(pinned.as_fd(), "connect4")?;
