@@ -9,6 +9,8 @@ pub struct Pod {
     pub name: ObjectName,
     /// Tells two pods of one name apart (a `StatefulSet` re-creates its pods under their names).
     pub uid: String,
+    /// Of a static pod's mirror: what its kubelet, which ran the pod before there was an object, calls its uid.
+    pub static_uids: Vec<String>,
     pub labels: Labels,
     pub node_name: Option<String>,
     /// Its addresses are the node's: neither subject nor peer of policies.
@@ -18,6 +20,18 @@ pub struct Pod {
     /// `Succeeded` or `Failed`: its addresses may already belong to another pod.
     pub completed: bool,
     pub ports: Vec<ContainerPort>,
+}
+
+impl Pod {
+    /// Whether an interface that was made for a pod of this name and `uid` is this pod's. Where one side does not say
+    /// a uid, the name decides.
+    #[must_use]
+    pub fn has_uid(&self, uid: &str) -> bool {
+        uid.is_empty()
+            || self.uid.is_empty()
+            || self.uid == uid
+            || self.static_uids.iter().any(|own| own == uid)
+    }
 }
 
 /// A named container port.

@@ -267,7 +267,7 @@ fn endpoint_at(state: &ClusterState, addr: IpAddr) -> Option<&Endpoint> {
 
 fn pod_of<'a>(state: &'a ClusterState, endpoint: &Endpoint) -> Option<&'a Pod> {
     let pod = state.pods().find(|pod| pod.name == endpoint.pod)?;
-    (endpoint.pod_uid.is_empty() || pod.uid.is_empty() || pod.uid == endpoint.pod_uid).then_some(pod)
+    pod.has_uid(&endpoint.pod_uid).then_some(pod)
 }
 
 /// The pod that an address stands for when policies name it as a peer.

@@ -54,7 +54,7 @@ impl Workloads {
             }
         }
         // Whether an endpoint's addresses are this pod's.
-        let binding = |pod: &Pod| (pod.uid.clone(), is_peer(pod));
+        let binding = |pod: &Pod| (pod.uid.clone(), pod.static_uids.clone(), is_peer(pod));
         if old.map(|(_, pod)| binding(pod)) != new.as_ref().map(binding) {
             changed.addresses.extend(self.endpoints_of(&key).flat_map(|endpoint| &endpoint.ips));
         }
@@ -118,8 +118,7 @@ impl Workloads {
     /// The pod behind an endpoint, when the state knows it: by name, and by uid when both sides say one.
     pub(crate) fn pod_of(&self, endpoint: &Endpoint) -> Option<(&Arc<ObjectName>, &Pod)> {
         let (name, pod) = self.pods.get_key_value(&endpoint.pod)?;
-        let same = endpoint.pod_uid.is_empty() || pod.uid.is_empty() || endpoint.pod_uid == pod.uid;
-        same.then_some((name, pod))
+        pod.has_uid(&endpoint.pod_uid).then_some((name, pod))
     }
 
     /// The pod that has an address as a peer. An endpoint of this node knows best; among other pods with the

@@ -289,6 +289,25 @@ fn the_address_of_an_endpoint_counts_before_the_source_knows_it() {
 }
 
 #[test]
+fn a_static_pods_interface_is_its_mirrors() {
+    let (mut lab, probe) = client_and_server();
+    let mirror = a_pod("x/late", "10.1.0.3", "app=a");
+    let [_, endpoint] = local_pod(&Pod { uid: "hash".into(), ..mirror.clone() });
+    let mirrored = |uids: &[&str]| {
+        let static_uids = uids.iter().map(|&uid| uid.into()).collect();
+        pod(Pod { ips: Vec::new(), static_uids, ..mirror.clone() })
+    };
+    lab.apply(endpoint);
+    let from_pod = (ip("10.1.0.3"), probe.1, probe.2, probe.3);
+    for (uids, is_its_own) in [(&[][..], false), (&["other"], false), (&["hash"], true), (&["newer"], false)]
+    {
+        lab.apply(mirrored(uids));
+        assert_eq!(judge(&lab.maps, Direction::Ingress, from_pod), Some(is_its_own), "{uids:?}");
+        assert_restart_is_silent(&lab);
+    }
+}
+
+#[test]
 fn an_address_in_use_again_belongs_to_the_pod_that_runs() {
     let (mut lab, probe) = client_and_server();
     let job = a_pod("x/a-job", "10.1.0.3", "app=a");

@@ -1,8 +1,15 @@
-//! Object metadata: only name, namespace, uid, version and labels are decoded; managed fields, annotations and
-//! owners are skipped while parsing and never stored.
+//! Object metadata: only name, namespace, uid, version, labels and two annotations are decoded; managed fields, the
+//! other annotations and owners are skipped while parsing and never stored.
+use std::collections::BTreeMap;
+
 use agent_core::model::{ObjectName, selector::Labels};
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer};
+
+/// On every static pod: the hash of its file, which its kubelet takes for its uid.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// On the object that a kubelet makes of a static pod: the same hash.
+const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -12,6 +19,16 @@ struct Metadata {
     uid: Option<String>,
     resource_version: Option<String>,
     labels: Option<Labels>,
+    annotations: Option<Annotations>,
+}
+
+/// The annotations in use.
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(rename = "kubernetes.io/config.hash")]
+    config_hash: Option<String>,
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    config_mirror: Option<String>,
 }
 
 /// Decodes the metadata in use.
@@ -19,8 +36,26 @@ struct Metadata {
 /// # Errors
 /// When a field is of the wrong type.
 pub fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let Metadata { name, namespace, uid, resource_version, labels } = Metadata::deserialize(deserializer)?;
-    Ok(ObjectMeta { name, namespace, uid, resource_version, labels, ..ObjectMeta::default() })
+    let Metadata { name, namespace, uid, resource_version, labels, annotations } =
+        Metadata::deserialize(deserializer)?;
+    let annotations = annotations.and_then(|Annotations { config_hash, config_mirror }| {
+        let pairs = [(CONFIG_HASH, config_hash), (CONFIG_MIRROR, config_mirror)];
+        let present: BTreeMap<String, String> =
+            pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        (!present.is_empty()).then_some(present)
+    });
+    Ok(ObjectMeta { name, namespace, uid, resource_version, labels, annotations, ..ObjectMeta::default() })
+}
+
+/// What the kubelet of a static pod calls its uid, when the object is a mirror of one: it passes the hash of the file
+/// to the runtime, while the API server gives the mirror a uid of its own.
+#[must_use]
+pub fn static_uids(metadata: &ObjectMeta) -> Vec<String> {
+    let annotation = |key| metadata.annotations.as_ref()?.get(key).filter(|value| !value.is_empty());
+    let Some(mirrored) = annotation(CONFIG_MIRROR) else { return Vec::new() };
+    let mut uids = vec![mirrored.clone()];
+    uids.extend(annotation(CONFIG_HASH).filter(|hash| *hash != mirrored).cloned());
+    uids
 }
 
 /// Decodes `null` as the default: the API server's encoding of an absent list or object.

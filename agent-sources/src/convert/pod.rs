@@ -90,6 +90,7 @@ impl Convert for Pod {
         problems.skipped(workload::Pod {
             name: metadata::object_name(&self.metadata),
             uid: self.metadata.uid.clone().unwrap_or_default(),
+            static_uids: metadata::static_uids(&self.metadata),
             labels: metadata::labels(&self.metadata),
             node_name: self.spec.node_name.clone().filter(|name| !name.is_empty()),
             host_network: self.spec.host_network,
@@ -174,6 +175,30 @@ spec:
             let (pod, _) =
                 convert(&format!("{{metadata: {{name: web, namespace: shop}}, status: {status}}}"));
             assert_eq!(format!("{:?}", pod.ips), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_is_known_by_the_hash_of_its_static_pod() {
+        for (annotations, expected) in [
+            ("null", &[][..]),
+            ("{a: b}", &[]),
+            (
+                "{kubernetes.io/config.hash: h, kubernetes.io/config.mirror: h, kubernetes.io/config.seen: s}",
+                &["h"],
+            ),
+            // Mirrors of old kubelets say no more than that they are mirrors.
+            ("{kubernetes.io/config.hash: h, kubernetes.io/config.mirror: mirror}", &["mirror", "h"]),
+            ("{kubernetes.io/config.mirror: h}", &["h"]),
+            // Anybody may write this on a pod of their own: it makes no mirror.
+            ("{kubernetes.io/config.hash: h}", &[]),
+            ("{kubernetes.io/config.hash: h, kubernetes.io/config.mirror: ''}", &[]),
+        ] {
+            let (pod, skipped) = convert(&format!(
+                "{{metadata: {{name: web, namespace: shop, uid: u, annotations: {annotations}}}}}"
+            ));
+            assert_eq!(pod.static_uids, expected, "{annotations}");
+            assert!(skipped.is_empty(), "{skipped:?}");
         }
     }
 

@@ -41,6 +41,13 @@ pub(super) fn pod(spec: &PodSpec, status: &PodStatus) -> Value {
         "uid": status.uid,
         "labels": spec.labels,
     });
+    if let Some(hash) = &spec.static_hash {
+        metadata["annotations"] = json!({
+            "kubernetes.io/config.hash": hash,
+            "kubernetes.io/config.mirror": hash,
+            "kubernetes.io/config.source": "file",
+        });
+    }
     if status.terminating {
         metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }

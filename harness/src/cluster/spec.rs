@@ -48,6 +48,8 @@ pub struct PodSpec {
     pub ports: Vec<(String, Protocol, u16)>,
     /// The UID that a real API server gave it; made up when there is none.
     pub uid: Option<String>,
+    /// A static pod: the hash of its file, which its kubelet calls its UID. The object is its mirror.
+    pub static_hash: Option<String>,
 }
 
 /// A pod, as its kubelet describes it.
@@ -94,6 +96,7 @@ impl PodSpec {
             node_name: String::new(),
             ports: Vec::new(),
             uid: None,
+            static_hash: None,
         }
     }
 
@@ -107,6 +110,13 @@ impl PodSpec {
     #[must_use]
     pub const fn on(mut self, node: usize) -> Self {
         self.node = node;
+        self
+    }
+
+    /// Makes it a static pod whose file has this hash.
+    #[must_use]
+    pub fn of_file(mut self, hash: &str) -> Self {
+        self.static_hash = Some(hash.to_owned());
         self
     }
 

@@ -137,6 +137,7 @@ impl Generator<'_> {
         Update::Pod(Change::Apply(Pod {
             name: pod_name(n),
             uid: format!("uid-{n}"),
+            static_uids: Vec::new(),
             labels: self.labels(),
             node_name: Some(format!("n{node}")),
             host_network,

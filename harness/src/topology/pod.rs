@@ -29,6 +29,7 @@ pub struct Pod {
     namespace: String,
     name: String,
     node: usize,
+    /// As its kubelet says it.
     uid: String,
     container_id: String,
     /// Result of ADD.
@@ -58,7 +59,7 @@ impl Pod {
             namespace: namespace.clone(),
             name: name.clone(),
             node: spec.node,
-            uid: uid.to_owned(),
+            uid: spec.static_hash.as_deref().unwrap_or(uid).to_owned(),
             container_id: format!("{run}-{}", uid.rsplit('-').next().unwrap_or(uid)),
             result: OnceLock::new(),
             ips: OnceLock::new(),

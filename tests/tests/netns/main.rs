@@ -17,3 +17,4 @@ mod policy_table;
 mod restart;
 mod second_interface;
 mod spoofing;
+mod static_pods;

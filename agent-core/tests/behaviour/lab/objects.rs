@@ -62,6 +62,7 @@ pub(crate) fn a_pod(pod: &str, addr: &str, labels_text: &str) -> Pod {
     Pod {
         name: name(pod),
         uid: format!("{pod}-{addr}"),
+        static_uids: Vec::new(),
         labels: labels(labels_text),
         node_name: None,
         host_network: false,
