@@ -148,7 +148,8 @@ pub struct Status {
     pub policies: u64,
     /// Time from the source's event to the maps, in microseconds, of the last changes: median, 99th percentile, largest.
     pub programming_us: [u64; 3],
-    /// Objects that could not be used, and operations that keep failing: one sentence each.
+    /// Objects that could not be used, and operations that keep failing: one sentence each, of which equal ones are
+    /// told together.
     pub problems: Vec<String>,
     pub programs: Vec<Program>,
 }
@@ -158,6 +159,9 @@ pub struct Status {
 pub struct Health {
     /// What is missing for new pods and new services to work: one sentence each, with the remedy. Empty: ready.
     pub unmet: Vec<String>,
+    /// The part of it for which ADD would be refused at this moment.
+    #[serde(default)]
+    pub refusing: Vec<String>,
 }
 
 /// A loaded program.

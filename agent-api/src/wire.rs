@@ -1,7 +1,7 @@
 //! Messages as bytes: one line of JSON each.
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::MAX_MESSAGE;
+use crate::{Error, ErrorKind, MAX_MESSAGE, Reply};
 
 /// Why a message cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,57 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     if line.len() > MAX_MESSAGE { Err(WireError::TooLong) } else { Ok(line) }
+}
+
+/// A reply as a line: one that is too long says less, but it is said.
+///
+/// # Errors
+/// Never: whatever is too long has a part that may be left out.
+pub fn encode_reply(reply: Reply) -> Result<Vec<u8>, WireError> {
+    match encode(&reply) {
+        Err(WireError::TooLong) => encode(&shorter(reply)),
+        result => result,
+    }
+}
+
+/// The reply without the sentences for which there is no room.
+fn shorter(reply: Reply) -> Reply {
+    match reply {
+        Reply::Status(mut status) => {
+            let problems = std::mem::take(&mut status.problems);
+            if encode(&*status).map_or(MAX_MESSAGE, |line| line.len()) > MAX_MESSAGE / 2 {
+                status.programs.clear();
+            }
+            status.problems = cut(problems);
+            Reply::Status(status)
+        }
+        Reply::Health(mut health) => {
+            (health.unmet, health.refusing) = (cut(health.unmet), cut(health.refusing));
+            Reply::Health(health)
+        }
+        Reply::Reserved(_) | Reply::Attached | Reply::Detached | Reply::Error(_) => Reply::Error(Error {
+            kind: ErrorKind::Internal,
+            message: format!("the answer is longer than {MAX_MESSAGE} bytes: see the agent's log"),
+        }),
+    }
+}
+
+/// The first sentences, as many as there is room for, and how many there are besides.
+fn cut(sentences: Vec<String>) -> Vec<String> {
+    let count = sentences.len();
+    let mut room = MAX_MESSAGE / 4;
+    let mut kept: Vec<String> = sentences
+        .into_iter()
+        .map_while(|sentence| {
+            let length = serde_json::to_vec(&sentence).map_or(MAX_MESSAGE, |json| json.len() + 1);
+            room = room.checked_sub(length)?;
+            Some(sentence)
+        })
+        .collect();
+    if kept.len() < count {
+        kept.push(format!("{} more are not shown: the agent's log has them", count - kept.len()));
+    }
+    kept
 }
 
 /// Collects the bytes of one line, as they arrive, and never more than [`MAX_MESSAGE`].
@@ -59,7 +110,7 @@ pub fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<T, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{API_VERSION, Attachment, Envelope, PodRef, Reply, Request};
+    use crate::{API_VERSION, Attachment, Envelope, Health, PodRef, Program, Request, Status};
 
     fn envelope() -> Envelope {
         let attachment = Attachment { container_id: "c1".into(), ifname: "eth0".into() };
@@ -90,6 +141,37 @@ mod tests {
         let chunk = [b'x'; 4096];
         let refused_after = (0..=MAX_MESSAGE).find(|_| buffer.push(&chunk).is_err()).unwrap();
         assert_eq!(refused_after, MAX_MESSAGE / chunk.len());
+    }
+
+    #[test]
+    fn a_reply_that_is_too_long_says_what_there_is_room_for_and_how_much_is_missing() {
+        let many: Vec<String> =
+            (0..15_000).map(|n| format!("Service shop/web-{n}: \"{}\"", "x".repeat(80))).collect();
+        let long = vec!["y".repeat(MAX_MESSAGE); 2];
+        let program = Program { attached_to: many.clone(), ..Program::default() };
+        for (problems, programs) in [
+            (many.clone(), vec![]),
+            (long.clone(), vec![]),
+            (many.clone(), vec![program.clone()]),
+            (vec![], vec![program]),
+        ] {
+            let status =
+                Status { node_name: "n".into(), problems: problems.clone(), programs, ..Status::default() };
+            let line = encode_reply(Reply::Status(Box::new(status))).unwrap();
+            let Reply::Status(status) = decode(&line).unwrap() else { panic!("no status") };
+            assert_eq!(status.node_name, "n");
+            if let Some((last, kept)) = status.problems.split_last() {
+                assert_eq!(kept, &problems[..kept.len()]);
+                assert!(last.starts_with(&format!("{} more", problems.len() - kept.len())), "{last}");
+            }
+        }
+        for reply in [
+            Reply::Health(Health { unmet: many, refusing: long }),
+            Reply::Error(Error { kind: ErrorKind::TryAgain, message: "z".repeat(2 * MAX_MESSAGE) }),
+        ] {
+            assert!(matches!(encode(&reply), Err(WireError::TooLong)));
+            assert!(encode_reply(reply).unwrap().len() <= MAX_MESSAGE);
+        }
     }
 
     #[test]

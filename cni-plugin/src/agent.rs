@@ -2,7 +2,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use agent_api::{
-    Attachment, ErrorKind, Interface, Network, PodRef, Reply, Request, Status,
+    Attachment, ErrorKind, Health, Interface, Network, PodRef, Reply, Request,
     client::{CallError, call},
 };
 
@@ -47,9 +47,10 @@ impl Agent {
         if reply == Reply::Detached { Ok(()) } else { Err(self.unexpected(&reply)) }
     }
 
-    pub(crate) fn status(&self) -> Result<Status, Error> {
-        let reply = self.ask(Request::Status, QUICK_TIMEOUT)?;
-        if let Reply::Status(status) = reply { Ok(*status) } else { Err(self.unexpected(&reply)) }
+    /// Its answer is small, whatever the cluster is like: a question about everything would fail with everything.
+    pub(crate) fn health(&self) -> Result<Health, Error> {
+        let reply = self.ask(Request::Health, QUICK_TIMEOUT)?;
+        if let Reply::Health(health) = reply { Ok(health) } else { Err(self.unexpected(&reply)) }
     }
 
     fn ask(&self, request: Request, timeout: Duration) -> Result<Reply, Error> {

@@ -104,8 +104,12 @@ impl NetConf {
 
     /// GC: the attachments that must stay.
     pub(crate) fn valid_attachments(&self) -> Result<Vec<Attachment>, Error> {
-        let found = VALID_ATTACHMENTS.iter().find_map(|key| Some((*key, self.fields.get(*key)?)));
-        let Some((key, list)) = found else {
+        let found = || VALID_ATTACHMENTS.iter().filter_map(|key| Some((*key, self.fields.get(*key)?)));
+        // An empty list is `null` to a runtime that is written in Go.
+        let Some((key, list)) = found().find(|(_, list)| !list.is_null()) else {
+            if found().next().is_some() {
+                return Ok(Vec::new());
+            }
             return Err(Error::new(
                 Code::InvalidConfig,
                 format!("{} is missing: without it GC would remove everything", VALID_ATTACHMENTS[0]),
@@ -215,5 +219,16 @@ mod tests {
             assert!(parse(&config).unwrap().valid_attachments().is_err());
             config.as_object_mut().unwrap().remove(key);
         }
+    }
+
+    #[test]
+    fn gc_takes_null_for_an_empty_list_but_not_beside_a_list() {
+        let mut config = json!({"cniVersion": "1.1.0", "name": "pods", "type": "millrace-cni"});
+        config[VALID_ATTACHMENTS[0]] = Value::Null;
+        assert_eq!(parse(&config).unwrap().valid_attachments().unwrap(), []);
+        config[VALID_ATTACHMENTS[1]] = json!([{"containerID": "a", "ifname": "eth0"}]);
+        assert_eq!(parse(&config).unwrap().valid_attachments().unwrap().len(), 1);
+        config[VALID_ATTACHMENTS[1]] = json!(7);
+        assert!(parse(&config).unwrap().valid_attachments().is_err());
     }
 }

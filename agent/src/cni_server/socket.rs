@@ -128,7 +128,7 @@ async fn serve(mut stream: UnixStream, shared: &Shared) {
         Err(_) => Err(invalid(format!("no request within {} s", REQUEST_DEADLINE.as_secs()))),
     };
     let reply = reply.unwrap_or_else(Reply::Error);
-    match wire::encode(&reply) {
+    match wire::encode_reply(reply) {
         Ok(line) => {
             // A peer that has gone away is not an error: whatever it asked for is done, and DEL will come.
             let _ = timeout(REQUEST_DEADLINE, stream.write_all(&line)).await;

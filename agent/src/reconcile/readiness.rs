@@ -14,7 +14,7 @@ impl Reconciler {
         if unmet.is_empty() && self.cni_conf.is_awaited() {
             unmet.push("the CNI configuration is not written yet".to_owned());
         }
-        Health { unmet }
+        Health { unmet, refusing: self.refusing() }
     }
 
     /// Tells the container runtime that this node serves pods, once it does.
@@ -27,20 +27,27 @@ impl Reconciler {
 
     /// What hinders this node from serving pods, the CNI configuration apart.
     fn unmet(&self) -> Vec<String> {
-        let mut unmet = Vec::new();
+        let mut unmet = self.refusing();
         if !self.state.is_synced() {
-            let kinds: Vec<String> = self.state.waiting_for().map(|kind| format!("{kind:?}")).collect();
-            unmet.push(format!("the first list of {} has not come ({})", kinds.join(", "), self.source));
             unmet.extend(self.objects.of_watches().map(str::to_owned));
             return unmet;
         }
-        unmet.extend(self.own_node_problem());
         if !self.was_synced {
             unmet.push("the maps do not hold the whole cluster yet: see `millrace status`".to_owned());
         }
         unmet.extend(self.dataplane.unattached(self.state.endpoints()));
         unmet.extend(self.guard.unmet().cloned());
         unmet
+    }
+
+    /// Why a pod that comes now would be refused. What hinders one pod or a later one does not belong here: the runtime
+    /// asks this, and a node on which it fails loses all of its pods.
+    fn refusing(&self) -> Vec<String> {
+        if !self.state.is_synced() {
+            let kinds: Vec<String> = self.state.waiting_for().map(|kind| format!("{kind:?}")).collect();
+            return vec![format!("the first list of {} has not come ({})", kinds.join(", "), self.source)];
+        }
+        self.own_node_problem().into_iter().collect()
     }
 
     /// Reports what the cluster says too little about this node, or that it says enough.

@@ -23,7 +23,7 @@ impl HealthReport {
     pub(crate) fn collect(probe: Probe, runtime_dir: &Path) -> Result<Self> {
         let socket = runtime_dir.join(SOCKET_NAME);
         let reply = client::call(&socket, Request::Health, PATIENCE).context("the agent does not answer")?;
-        let Reply::Health(Health { unmet }) = reply else {
+        let Reply::Health(Health { unmet, .. }) = reply else {
             bail!("the agent on {} answered {reply:?}", socket.display());
         };
         Ok(Self { probe, unmet })

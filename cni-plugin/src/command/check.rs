@@ -32,7 +32,7 @@ pub(crate) fn check(environment: &Environment, conf: &NetConf) -> Result<(), Err
         .map_err(|cause| refused("cannot open a netlink socket in the pod", &cause))?;
     check_pod(&mut pod, &attachment, &result, &ours)?;
     check_host(&attachment, &ours)?;
-    Agent::new(conf).status().map(drop)
+    Agent::new(conf).health().map(drop)
 }
 
 fn wrong(message: String) -> Error {

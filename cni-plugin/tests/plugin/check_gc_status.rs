@@ -81,6 +81,12 @@ fn gc_removes_what_is_not_listed_and_only_of_its_own_network() {
     assert_eq!(left, ["foreign", "listed"]);
     assert!(node.host.links().contains(&"mrbridge".to_owned()));
     assert_eq!(agent.detached(), 1);
+
+    // What a runtime that is written in Go says when nothing is left.
+    config["cni.dev/valid-attachments"] = serde_json::Value::Null;
+    config["cni.dev/attachments"] = serde_json::Value::Null;
+    node.call_with_config("GC", &config).assert_success();
+    assert_eq!(node.pod.links(), ["foreign"]);
 }
 
 #[test]
@@ -98,14 +104,37 @@ fn an_agent_that_is_being_replaced_makes_no_node_unready() {
     node.call("STATUS").assert_success();
     assert_eq!(node.call("ADD").code(), 11, "what is asked for meanwhile is tried again");
 
-    let mark = fs::File::open(node.dir.path().join(SERVED_NAME)).unwrap();
-    mark.set_modified(SystemTime::now() - Duration::from_secs(61)).unwrap();
+    // The wall clock is set, forward or back.
+    let path = node.dir.path().join(SERVED_NAME);
+    let hour = Duration::from_hours(1);
+    for time in [SystemTime::now() - hour, SystemTime::now() + hour] {
+        fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        node.call("STATUS").assert_success();
+    }
+
+    let mark = fs::read_to_string(&path).unwrap();
+    let (boot_id, millis) = mark.trim().split_once(' ').unwrap();
+    let millis: u64 = millis.parse().unwrap();
+    let older = format!("{boot_id} {}", millis.saturating_sub(60_000));
+    for mark in [older, format!("another-boot {millis}"), format!("{boot_id} {}", millis + 60_000)] {
+        fs::write(&path, &mark).unwrap();
+        let answer = node.call("STATUS");
+        assert_eq!(answer.code(), 50, "{mark}");
+        assert!(answer.message().contains("does not answer"), "{}", answer.message());
+    }
+}
+
+#[test]
+fn a_node_that_would_refuse_a_pod_says_why_and_is_not_ready() {
+    let (node, agent) = Node::with_agent(OnAttach::Succeed);
+    agent.refuse("Node n: it has no spec.podCIDRs");
     let answer = node.call("STATUS");
     assert_eq!(answer.code(), 50);
-    assert!(answer.message().contains("does not answer"), "{}", answer.message());
-    // A clock that was set back is no reason to trust.
-    mark.set_modified(SystemTime::now() + Duration::from_hours(1)).unwrap();
-    assert_eq!(node.call("STATUS").code(), 50);
+    assert!(answer.message().contains("spec.podCIDRs"), "{}", answer.message());
+    assert!(
+        !agent.requests().iter().any(|request| matches!(request, agent_api::Request::Status)),
+        "a small question"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use agent_api::{Envelope, Error, ErrorKind, Network, Reply, Request, SOCKET_NAME};
+use agent_api::{Envelope, Error, ErrorKind, Health, Network, Reply, Request, SOCKET_NAME};
 
 /// What the fake answers to `Attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub(crate) enum OnAttach {
 
 pub(crate) struct FakeAgent {
     requests: Arc<Mutex<Vec<Request>>>,
+    refusing: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeAgent {
@@ -25,15 +26,21 @@ impl FakeAgent {
         let listener =
             UnixListener::bind(runtime_dir.join(SOCKET_NAME)).expect("binding the fake agent's socket");
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&requests);
+        let refusing = Arc::new(Mutex::new(Vec::new()));
+        let (seen, refused) = (Arc::clone(&requests), Arc::clone(&refusing));
         // Ends with the test process: the listener has no other end.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.expect("accepting a connection of the plugin");
-                answer(stream, on_attach, &seen);
+                answer(stream, on_attach, &seen, &refused);
             }
         });
-        Self { requests }
+        Self { requests, refusing }
+    }
+
+    /// From now on the agent would refuse a pod.
+    pub(crate) fn refuse(&self, why: &str) {
+        self.refusing.lock().expect("the fake agent panicked").push(why.to_owned());
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -45,7 +52,12 @@ impl FakeAgent {
     }
 }
 
-fn answer(mut stream: UnixStream, on_attach: OnAttach, seen: &Mutex<Vec<Request>>) {
+fn answer(
+    mut stream: UnixStream,
+    on_attach: OnAttach,
+    seen: &Mutex<Vec<Request>>,
+    refusing: &Mutex<Vec<String>>,
+) {
     let mut line = String::new();
     BufReader::new(&stream).read_line(&mut line).expect("reading the plugin's request");
     let envelope: Envelope =
@@ -63,7 +75,10 @@ fn answer(mut stream: UnixStream, on_attach: OnAttach, seen: &Mutex<Vec<Request>
         Request::Attach { .. } => Reply::Attached,
         Request::Detach { .. } => Reply::Detached,
         Request::Status => Reply::Status(Box::default()),
-        Request::Health => Reply::Health(agent_api::Health::default()),
+        Request::Health => {
+            let refusing = refusing.lock().expect("the test panicked").clone();
+            Reply::Health(Health { unmet: refusing.clone(), refusing })
+        }
     };
     seen.lock().expect("the test panicked").push(envelope.request);
     let mut bytes = serde_json::to_vec(&reply).expect("writing JSON");
