@@ -79,6 +79,18 @@ impl Backend {
         }
     }
 
+    /// Its place in the range of a frontend: the order in which the programs search, which is not that of the address
+    /// as it is written. Means something between backends of one family.
+    #[must_use]
+    pub fn slot_order(&self) -> impl Ord + use<> {
+        let (addr, port) = (self.addr, Be16::new(self.port));
+        let (v4, v6) = match addr {
+            IpAddr::V4(addr) => (AddrV4::new(addr.octets()), AddrV6::default()),
+            IpAddr::V6(addr) => (AddrV4::default(), AddrV6::new(addr.octets())),
+        };
+        (v4, v6, port)
+    }
+
     /// Reads the bytes of a value.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {

@@ -31,7 +31,8 @@ pub mod scope {
 
 abi! {
     /// Value of `FRONTENDS_V4` and `FRONTENDS_V6`: the contiguous range of `BACKENDS_*` slots to choose from.
-    /// A changed set of backends is written to a fresh range, then this value flips to it in one update.
+    /// A changed set of backends is written to a fresh range, then this value flips to it in one update. The backends
+    /// of a range are in ascending order ([`BackendV4`], [`BackendV6`]), so that one of them is found by bisection.
     pub struct FrontendValue = 12 {
         pub service_id: u32,
         pub backends_start: u32,
@@ -49,7 +50,7 @@ pub mod flag {
 }
 
 abi! {
-    /// Value of `BACKENDS_V4`; the key is a slot number.
+    /// Value of `BACKENDS_V4`; the key is a slot number. Ordered by address, then port, each as its raw word.
     pub struct BackendV4 = 8 {
         pub addr: AddrV4,
         pub port: Be16,
@@ -58,7 +59,7 @@ abi! {
 }
 
 abi! {
-    /// Value of `BACKENDS_V6`; the key is a slot number.
+    /// Value of `BACKENDS_V6`; the key is a slot number. Ordered by address, then port, each as its raw words.
     pub struct BackendV6 = 20 {
         pub addr: AddrV6,
         pub port: Be16,

@@ -9,7 +9,7 @@ use dataplane_common::{
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6, Be16, proto},
     service::{FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
-    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
+    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, entry},
 };
 
 use crate::{
@@ -39,7 +39,7 @@ pub(crate) trait Family: Sized {
     fn mapped(addr: &Self::Addr) -> [u8; 16];
     /// Sum of the address's words, for checksums.
     fn sum(addr: &Self::Addr) -> u64;
-    /// Any total order will do, as long as both directions of a flow see the same.
+    /// The order of the maps: both directions of a flow see the same, and the backends of a frontend lie in it.
     fn is_below(a: &Self::Addr, b: &Self::Addr) -> bool;
 
     /// Working memory of this CPU; programs do not preempt each other on one CPU.
@@ -72,8 +72,11 @@ pub(crate) trait Family: Sized {
     fn remember_fragment(key: &Self::FragmentKey, ports: FragmentValue);
 
     fn socket_key(cookie: u64, backend: &Self::Addr, port: Be16, proto: u8) -> Self::SocketKey;
+    /// Where the backend of a UDP socket at a frontend is remembered.
+    fn pin_key(cookie: u64, frontend: &Self::Addr, port: Be16) -> Self::SocketKey;
     fn socket(key: &Self::SocketKey) -> Option<(Self::Addr, Be16)>;
-    fn remember_socket(key: &Self::SocketKey, frontend: &Self::Addr, port: Be16);
+    fn remember_socket(key: &Self::SocketKey, addr: &Self::Addr, port: Be16);
+    fn forget_socket(key: &Self::SocketKey);
 }
 
 /// `enum` values of the kernel's address families.
@@ -241,7 +244,14 @@ macro_rules! family_maps {
 
         #[inline(always)]
         fn socket_key(cookie: u64, backend: &$addr, port: Be16, proto: u8) -> $socket_key {
-            $socket_key { cookie, backend: *backend, port, proto, reserved: Default::default() }
+            let (kind, reserved) = (entry::BACKEND, Default::default());
+            $socket_key { cookie, addr: *backend, port, proto, kind, reserved }
+        }
+
+        #[inline(always)]
+        fn pin_key(cookie: u64, frontend: &$addr, port: Be16) -> $socket_key {
+            let (kind, reserved) = (entry::PIN, Default::default());
+            $socket_key { cookie, addr: *frontend, port, proto: proto::UDP, kind, reserved }
         }
 
         #[inline(always)]
@@ -251,10 +261,16 @@ macro_rules! family_maps {
         }
 
         #[inline(always)]
-        fn remember_socket(key: &$socket_key, frontend: &$addr, port: Be16) {
-            let value = $socket_value { addr: *frontend, port, reserved: 0 };
+        fn remember_socket(key: &$socket_key, addr: &$addr, port: Be16) {
+            let value = $socket_value { addr: *addr, port, reserved: 0 };
             // An LRU map makes room; if it cannot, the application sees the backend's address.
             let _full = maps::$sockets.insert(key, value, u64::from(BPF_ANY));
+        }
+
+        #[inline(always)]
+        fn forget_socket(key: &$socket_key) {
+            // Most sockets have none: gone is what is wanted.
+            let _gone = maps::$sockets.remove(key);
         }
     };
 }
@@ -287,7 +303,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn is_below(a: &AddrV4, b: &AddrV4) -> bool {
-        a.0 < b.0
+        a.is_below(*b)
     }
 
     #[inline(always)]
@@ -326,17 +342,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn is_below(a: &AddrV6, b: &AddrV6) -> bool {
-        let (a, b) = (a.0, b.0);
-        if a[0] != b[0] {
-            return a[0] < b[0];
-        }
-        if a[1] != b[1] {
-            return a[1] < b[1];
-        }
-        if a[2] != b[2] {
-            return a[2] < b[2];
-        }
-        a[3] < b[3]
+        a.is_below(*b)
     }
 
     #[inline(always)]

@@ -22,7 +22,10 @@ use aya_ebpf::{
 };
 use dataplane_common::verdict::{DropReason, Hook, Outcome, Verdict};
 
-use crate::family::{V4, V6};
+use crate::{
+    family::{V4, V6},
+    socket::Mapped,
+};
 
 /// tcx ingress of the host side of a pod's veth: what leaves the pod.
 #[classifier]
@@ -49,7 +52,7 @@ fn connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    socket::connect::<V6>(&ctx)
+    if socket::is_mapped(&ctx) { socket::connect::<Mapped>(&ctx) } else { socket::connect::<V6>(&ctx) }
 }
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -59,7 +62,7 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    socket::sendmsg::<V6>(&ctx)
+    if socket::is_mapped(&ctx) { socket::sendmsg::<Mapped>(&ctx) } else { socket::sendmsg::<V6>(&ctx) }
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -69,7 +72,7 @@ fn recvmsg4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    socket::restore::<V6>(&ctx)
+    if socket::is_mapped(&ctx) { socket::restore::<Mapped>(&ctx) } else { socket::restore::<V6>(&ctx) }
 }
 
 #[cgroup_sock_addr(getpeername4)]
@@ -79,7 +82,7 @@ fn getpeername4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(ctx: SockAddrContext) -> i32 {
-    socket::restore::<V6>(&ctx)
+    if socket::is_mapped(&ctx) { socket::restore::<Mapped>(&ctx) } else { socket::restore::<V6>(&ctx) }
 }
 
 /// Never attached: a test run of it tells user space the kernel's jiffies, the clock of conntrack entries.

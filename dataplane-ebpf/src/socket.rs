@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     net::{AddrV4, AddrV6, Be16, proto},
+    service::FrontendValue,
     verdict::{Hook, Outcome},
 };
 
@@ -22,13 +23,19 @@ const REFUSE: i32 = 0;
 
 const ECONNREFUSED: i32 = 111;
 
-/// A family's address in the context of the hooks.
-pub(crate) trait SocketAddr: Family {
-    fn read(ctx: &SockAddrContext) -> Self::Addr;
-    fn write(ctx: &SockAddrContext, addr: &Self::Addr);
+/// How the hooks of a socket show an address of a family.
+pub(crate) trait View {
+    type Family: Family;
+
+    fn read(ctx: &SockAddrContext) -> Addr<Self>;
+    fn write(ctx: &SockAddrContext, addr: &Addr<Self>);
 }
 
-impl SocketAddr for V4 {
+type Addr<V> = <<V as View>::Family as Family>::Addr;
+
+impl View for V4 {
+    type Family = Self;
+
     #[inline(always)]
     fn read(ctx: &SockAddrContext) -> AddrV4 {
         // SAFETY: reads a field of the context.
@@ -42,30 +49,59 @@ impl SocketAddr for V4 {
     }
 }
 
-impl SocketAddr for V6 {
+impl View for V6 {
+    type Family = Self;
+
     #[inline(always)]
     fn read(ctx: &SockAddrContext) -> AddrV6 {
-        // The verifier accepts single words of the context only: no array copy.
-        // SAFETY: reads fields of the context.
-        unsafe {
-            let words = &raw const (*ctx.sock_addr).user_ip6;
-            let word = |index: usize| words.cast::<u32>().add(index).read_volatile();
-            AddrV6([word(0), word(1), word(2), word(3)])
-        }
+        AddrV6([word_v6(ctx, 0), word_v6(ctx, 1), word_v6(ctx, 2), word_v6(ctx, 3)])
     }
 
     #[inline(always)]
     fn write(ctx: &SockAddrContext, addr: &AddrV6) {
-        // SAFETY: writes fields of the context, each a word of its own.
-        unsafe {
-            let words = (&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>();
-            let [a, b, c, d] = addr.0;
-            words.write_volatile(a);
-            words.add(1).write_volatile(b);
-            words.add(2).write_volatile(c);
-            words.add(3).write_volatile(d);
-        }
+        let [a, b, c, d] = addr.0;
+        set_word_v6(ctx, 0, a);
+        set_word_v6(ctx, 1, b);
+        set_word_v6(ctx, 2, c);
+        set_word_v6(ctx, 3, d);
     }
+}
+
+/// IPv4 as an IPv6 socket shows it, `::ffff:a.b.c.d`: the packets are IPv4, so the maps of IPv4 say what they are.
+pub(crate) struct Mapped;
+
+impl View for Mapped {
+    type Family = V4;
+
+    #[inline(always)]
+    fn read(ctx: &SockAddrContext) -> AddrV4 {
+        AddrV4(word_v6(ctx, 3))
+    }
+
+    #[inline(always)]
+    fn write(ctx: &SockAddrContext, addr: &AddrV4) {
+        // The prefix stays.
+        set_word_v6(ctx, 3, addr.0);
+    }
+}
+
+/// Whether the address in a hook of an IPv6 socket is an IPv4 one.
+#[inline(always)]
+pub(crate) fn is_mapped(ctx: &SockAddrContext) -> bool {
+    word_v6(ctx, 0) == 0 && word_v6(ctx, 1) == 0 && word_v6(ctx, 2) == 0xffff_u32.to_be()
+}
+
+/// One word of the address. The verifier accepts single words of the context only: no array copy.
+#[inline(always)]
+fn word_v6(ctx: &SockAddrContext, index: usize) -> u32 {
+    // SAFETY: reads a field of the context; `index` is a constant below 4.
+    unsafe { (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>().add(index).read_volatile() }
+}
+
+#[inline(always)]
+fn set_word_v6(ctx: &SockAddrContext, index: usize, word: u32) {
+    // SAFETY: writes a field of the context; `index` is a constant below 4.
+    unsafe { (&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>().add(index).write_volatile(word) }
 }
 
 #[inline(always)]
@@ -88,6 +124,15 @@ fn protocol(ctx: &SockAddrContext) -> u8 {
     unsafe { (*ctx.sock_addr).protocol as u8 }
 }
 
+/// Whether a UDP socket is connected.
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    /// `TCP_ESTABLISHED`, which UDP sockets use, too.
+    const ESTABLISHED: u32 = 1;
+    // SAFETY: the context holds a socket, and the verifier checks the access to it.
+    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).state == ESTABLISHED }
+}
+
 #[inline(always)]
 fn cookie(ctx: &SockAddrContext) -> u64 {
     // SAFETY: the helper reads the socket behind the context.
@@ -96,23 +141,34 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
 
 /// `connect`: TCP at random, UDP by socket.
 #[inline(always)]
-pub(crate) fn connect<F: SocketAddr>(ctx: &SockAddrContext) -> i32 {
-    translate::<F>(ctx, Hook::Connect)
+pub(crate) fn connect<V: View>(ctx: &SockAddrContext) -> i32 {
+    translate::<V>(ctx, Hook::Connect)
 }
 
-/// `sendto` and `sendmsg` with an address: one socket keeps to one backend as long as the set stays the same.
+/// `sendto` and `sendmsg` with an address: one socket keeps to one backend as long as the set has it.
 #[inline(always)]
-pub(crate) fn sendmsg<F: SocketAddr>(ctx: &SockAddrContext) -> i32 {
-    translate::<F>(ctx, Hook::Sendmsg)
+pub(crate) fn sendmsg<V: View>(ctx: &SockAddrContext) -> i32 {
+    translate::<V>(ctx, Hook::Sendmsg)
 }
 
 #[inline(always)]
-fn translate<F: SocketAddr>(ctx: &SockAddrContext, hook: Hook) -> i32 {
-    let (addr, frontend_port, proto) = (F::read(ctx), port(ctx), protocol(ctx));
+fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let (addr, port, proto) = (V::read(ctx), port(ctx), protocol(ctx));
+    if proto != proto::TCP && proto != proto::UDP {
+        return ALLOW;
+    }
+    let Some(frontend) = V::Family::frontend(&addr, port, proto) else {
+        // A backend that the socket now asks for by its own address answers under it. A connected socket keeps what it
+        // is connected to: each `send` of an IPv6 one to an IPv4 address comes here as if it named that address.
+        if hook == Hook::Sendmsg && is_connected(ctx) {
+            return ALLOW;
+        }
+        V::Family::forget_socket(&V::Family::socket_key(cookie(ctx), &addr, port, proto));
+        return ALLOW;
+    };
     let choice = match proto {
-        proto::TCP => service::choose::<F>(&addr, frontend_port, proto),
-        proto::UDP => service::choose_by::<F>(&addr, frontend_port, proto, cookie(ctx)),
-        _ => return ALLOW,
+        proto::TCP => service::choose_of::<V::Family>(&frontend),
+        _ => stick::<V::Family>(cookie(ctx), &frontend, &addr, port),
     };
     match choice {
         // Left to the packet path: it drops, as the traffic policy asks.
@@ -124,9 +180,9 @@ fn translate<F: SocketAddr>(ctx: &SockAddrContext, hook: Hook) -> i32 {
             REFUSE
         }
         Choice::Backend { addr: backend, port: backend_port, .. } => {
-            let key = F::socket_key(cookie(ctx), &backend, backend_port, proto);
-            F::remember_socket(&key, &addr, frontend_port);
-            F::write(ctx, &backend);
+            let key = V::Family::socket_key(cookie(ctx), &backend, backend_port, proto);
+            V::Family::remember_socket(&key, &addr, port);
+            V::write(ctx, &backend);
             set_port(ctx, backend_port);
             observe::count(hook, Outcome::Translated);
             ALLOW
@@ -134,12 +190,28 @@ fn translate<F: SocketAddr>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     }
 }
 
+/// The backend that a UDP socket has at a frontend, while it is one; else one that belongs to the socket.
+#[inline(always)]
+fn stick<F: Family>(cookie: u64, frontend: &FrontendValue, addr: &F::Addr, port: Be16) -> Choice<F::Addr> {
+    let pin = F::pin_key(cookie, addr, port);
+    if let Some((addr, port)) = F::socket(&pin)
+        && service::contains::<F>(frontend, &addr, port)
+    {
+        return Choice::Backend { addr, port, service_id: frontend.service_id };
+    }
+    let choice = service::choose_by::<F>(frontend, cookie);
+    if let Choice::Backend { addr, port, .. } = &choice {
+        F::remember_socket(&pin, addr, *port);
+    }
+    choice
+}
+
 /// `recvmsg` and `getpeername`: the application sees the frontend that it asked for.
 #[inline(always)]
-pub(crate) fn restore<F: SocketAddr>(ctx: &SockAddrContext) -> i32 {
-    let key = F::socket_key(cookie(ctx), &F::read(ctx), port(ctx), protocol(ctx));
-    if let Some((addr, port)) = F::socket(&key) {
-        F::write(ctx, &addr);
+pub(crate) fn restore<V: View>(ctx: &SockAddrContext) -> i32 {
+    let key = V::Family::socket_key(cookie(ctx), &V::read(ctx), port(ctx), protocol(ctx));
+    if let Some((addr, port)) = V::Family::socket(&key) {
+        V::write(ctx, &addr);
         set_port(ctx, port);
     }
     ALLOW

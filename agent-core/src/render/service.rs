@@ -53,6 +53,7 @@ fn entry(
             ),
         });
     }
+    backends.sort_unstable_by_key(Backend::slot_order);
     FrontendEntry { service: Arc::clone(owner.name), service_id: owner.id, flags, backends }
 }
 

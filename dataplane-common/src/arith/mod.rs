@@ -1,3 +1,4 @@
 //! Pure packet arithmetic, tested on the host and used by the programs.
 pub mod csum;
 pub mod hash;
+pub mod search;

@@ -1,6 +1,10 @@
 //! Frontend to backend.
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use dataplane_common::{arith::hash, net::Be16, service::flag};
+use dataplane_common::{
+    arith::{hash, search},
+    net::Be16,
+    service::{FrontendValue, flag},
+};
 
 use crate::family::Family;
 
@@ -22,29 +26,43 @@ pub(crate) enum Choice<A> {
 /// Chooses a backend at random: for TCP, and for packets.
 #[inline(always)]
 pub(crate) fn choose<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> Choice<F::Addr> {
-    // The random number costs 21 ns: it is drawn only for a frontend.
-    choose_with::<F>(addr, port, proto, || {
-        // SAFETY: the helper takes no argument.
-        unsafe { bpf_get_prandom_u32() }
-    })
+    match F::frontend(addr, port, proto) {
+        // The random number costs 21 ns: it is drawn only for a frontend.
+        Some(frontend) => choose_of::<F>(&frontend),
+        None => Choice::None,
+    }
+}
+
+/// As [`choose`], of a frontend that was found.
+#[inline(always)]
+pub(crate) fn choose_of<F: Family>(frontend: &FrontendValue) -> Choice<F::Addr> {
+    // SAFETY: the helper takes no argument.
+    choose_with::<F>(frontend, || unsafe { bpf_get_prandom_u32() })
 }
 
 /// Chooses the backend that belongs to `seed`: the same one as long as the set of backends is the same.
 #[inline(always)]
-pub(crate) fn choose_by<F: Family>(addr: &F::Addr, port: Be16, proto: u8, seed: u64) -> Choice<F::Addr> {
-    choose_with::<F>(addr, port, proto, || (hash::mix(seed) >> 32) as u32)
+pub(crate) fn choose_by<F: Family>(frontend: &FrontendValue, seed: u64) -> Choice<F::Addr> {
+    choose_with::<F>(frontend, || (hash::mix(seed) >> 32) as u32)
+}
+
+/// Whether a backend is still among those of a frontend.
+#[inline(always)]
+pub(crate) fn contains<F: Family>(frontend: &FrontendValue, addr: &F::Addr, port: Be16) -> bool {
+    // An array has every slot; a missing one ends the search at its place.
+    let is_below = |slot| match F::backend(slot) {
+        Some((at, at_port)) if at == *addr => at_port.raw() < port.raw(),
+        Some((at, _)) => F::is_below(&at, addr),
+        None => false,
+    };
+    match search::lower_bound(frontend.backends_start, frontend.backends_count, is_below) {
+        Some(slot) => F::backend(slot) == Some((*addr, port)),
+        None => false,
+    }
 }
 
 #[inline(always)]
-fn choose_with<F: Family>(
-    addr: &F::Addr,
-    port: Be16,
-    proto: u8,
-    random: impl FnOnce() -> u32,
-) -> Choice<F::Addr> {
-    let Some(frontend) = F::frontend(addr, port, proto) else {
-        return Choice::None;
-    };
+fn choose_with<F: Family>(frontend: &FrontendValue, random: impl FnOnce() -> u32) -> Choice<F::Addr> {
     if frontend.backends_count == 0 {
         return if frontend.flags & flag::DROP_WHEN_EMPTY != 0 { Choice::Drop } else { Choice::Reject };
     }

@@ -16,5 +16,6 @@ mod policy;
 mod policy_table;
 mod restart;
 mod second_interface;
+mod sockets;
 mod spoofing;
 mod static_pods;

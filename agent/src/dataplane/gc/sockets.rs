@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::SocketAddr};
 use bpf_maps::{Cursor, Error};
 use dataplane_common::{
     net::proto,
-    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
+    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, entry},
 };
 use zerocopy::FromBytes as _;
 
@@ -25,7 +25,7 @@ pub(super) struct StrandedSocket {
     pub(super) backend: SocketAddr,
 }
 
-/// An entry of `SOCKETS_*`.
+/// An entry of `SOCKETS_*` that names a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Socket {
     cookie: u64,
@@ -38,14 +38,14 @@ impl Socket {
     fn parse(family: Family, key: &[u8], value: &[u8]) -> Option<Self> {
         let (cookie, proto, backend, frontend) = match family {
             Family::V4 => {
-                let key = SocketKeyV4::read_from_bytes(key).ok()?;
+                let key = SocketKeyV4::read_from_bytes(key).ok().filter(|key| key.kind == entry::BACKEND)?;
                 let value = SocketValueV4::read_from_bytes(value).ok()?;
-                (key.cookie, key.proto, flow::v4(key.backend, key.port), flow::v4(value.addr, value.port))
+                (key.cookie, key.proto, flow::v4(key.addr, key.port), flow::v4(value.addr, value.port))
             }
             Family::V6 => {
-                let key = SocketKeyV6::read_from_bytes(key).ok()?;
+                let key = SocketKeyV6::read_from_bytes(key).ok().filter(|key| key.kind == entry::BACKEND)?;
                 let value = SocketValueV6::read_from_bytes(value).ok()?;
-                (key.cookie, key.proto, flow::v6(key.backend, key.port), flow::v6(value.addr, value.port))
+                (key.cookie, key.proto, flow::v6(key.addr, key.port), flow::v6(value.addr, value.port))
             }
         };
         Some(Self { cookie, proto, frontend, backend })
