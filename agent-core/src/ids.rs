@@ -2,6 +2,7 @@
 //! same numbers and finds the maps already right.
 use std::{collections::HashMap, fmt};
 
+use dataplane_common::policy::SET_DENY_ALL;
 use serde::{Deserialize, Serialize};
 
 macro_rules! ids {
@@ -34,8 +35,13 @@ ids! {
     PeerId;
 }
 
-/// Numbers that no hash may have: "none" everywhere, and `SET_DENY_ALL`.
-const RESERVED: [u32; 2] = [0, u32::MAX];
+impl SetId {
+    /// Isolates and allows nothing.
+    pub const DENY_ALL: Self = Self(SET_DENY_ALL);
+}
+
+/// Numbers that no hash may have: "none" everywhere, and [`SetId::DENY_ALL`].
+const RESERVED: [u32; 2] = [0, SET_DENY_ALL];
 
 /// Gives texts their ids and keeps two texts from sharing one.
 ///

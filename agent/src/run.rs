@@ -58,6 +58,7 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
     for endpoint in server.endpoints() {
         reconciler.restore(endpoint);
     }
+    reconciler.recall_departed();
     reconciler.forget_others(&living.pinned);
     let (events, from_source) = mpsc::channel(QUEUE);
     let (cni_events, from_cni) = mpsc::channel(QUEUE);

@@ -32,7 +32,9 @@ impl fmt::Display for Isolation {
             Self::None => f.write_str("-"),
             Self::By { policies } => f.write_str(&policies.join(", ")),
             Self::BySet { set_id } => write!(f, "set {set_id:08x}"),
-            Self::FailedClosed => f.write_str("everything: its policies could not be written"),
+            Self::FailedClosed => {
+                f.write_str("everything: its pod is not known, or its policies could not be written")
+            }
         }
     }
 }

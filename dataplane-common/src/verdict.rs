@@ -199,6 +199,9 @@ drop_reasons! {
     NeighbourElsewhere = 22, "neighbour-elsewhere",
         "ARP, neighbour discovery or a listener report was about, or sent to, something that is not on the pod's link.",
         "None needed: only the pod itself and its gateway are on the link, and this is never routed.";
+    NoSuchEndpoint = 24, "no-such-endpoint",
+        "A packet for a pod's interface goes to an address that no pod has there, and comes from elsewhere than the node itself.",
+        "`millrace endpoint list` shows which addresses are whose; a pod that is not listed yet waits for its object.";
     SpoofedFromOutside = 25, "spoofed-from-outside",
         "A packet that came in by an uplink claims the address of a pod of this node.",
         "Look for the sender on the uplink's network by its link-layer address.";

@@ -1,10 +1,12 @@
 //! Pods and Namespaces: subjects and peers of policies.
 use std::net::IpAddr;
 
-use super::{ObjectName, Protocol, selector::Labels};
+use serde::{Deserialize, Serialize};
+
+use super::{ObjectName, Protocol, endpoint::AttachmentId, selector::Labels};
 
 /// A pod, anywhere in the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pod {
     pub name: ObjectName,
     /// Tells two pods of one name apart (a `StatefulSet` re-creates its pods under their names).
@@ -35,11 +37,24 @@ impl Pod {
 }
 
 /// A named container port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerPort {
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
+}
+
+/// A pod whose object is gone while its interface is still there, as after `kubectl delete --force`: policies go on
+/// selecting it by its last labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DepartedPod {
+    pub attachment: AttachmentId,
+    /// As the sources knew it last.
+    pub pod: Pod,
+    /// Whether a policy has isolated it in this direction since it departed: it stays closed when the policy goes, as
+    /// it does with a namespace.
+    pub isolated_ingress: bool,
+    pub isolated_egress: bool,
 }
 
 /// A namespace. The label `kubernetes.io/metadata.name` is always present.

@@ -54,7 +54,8 @@ pub enum Outcome {
     Allowed(Vec<RuleRef>),
     /// These policies isolate the pod and no rule matches.
     Denied(Vec<ObjectName>),
-    /// An interface of this node whose pod is not known: nothing passes.
+    /// An interface of this node for which nobody vouches: its pod is not known, or it was isolated and neither its
+    /// object nor the policy is there any more. Nothing passes but this node's own.
     Unknown,
 }
 
@@ -157,14 +158,18 @@ impl Flow<'_> {
         let nobody = |is_local, outcome| Side { pod: None, is_local, outcome };
         let Subject::Address(addr) = subject else { return nobody(false, Outcome::NoSubject) };
         let (pod, is_local) = match endpoint_at(self.state, addr) {
-            Some(endpoint) => match pod_of(self.state, endpoint) {
+            Some(endpoint) => match pod_of(self.state, endpoint).or_else(|| departed(self.state, endpoint)) {
                 Some(pod) => (Some(pod), true),
                 None => return nobody(true, Outcome::Unknown),
             },
             None => (peer_at(self.state, addr), false),
         };
         let Some(pod) = pod else { return nobody(is_local, Outcome::NoSubject) };
-        Side { pod: Some(pod.name.clone()), is_local, outcome: self.outcome(direction, pod) }
+        let mut outcome = self.outcome(direction, pod);
+        if outcome == Outcome::NotIsolated && is_local && was_isolated(self.state, addr, direction) {
+            outcome = Outcome::Unknown;
+        }
+        Side { pod: Some(pod.name.clone()), is_local, outcome }
     }
 
     fn outcome(&self, direction: Direction, subject: &Pod) -> Outcome {
@@ -267,7 +272,26 @@ fn endpoint_at(state: &ClusterState, addr: IpAddr) -> Option<&Endpoint> {
 
 fn pod_of<'a>(state: &'a ClusterState, endpoint: &Endpoint) -> Option<&'a Pod> {
     let pod = state.pods().find(|pod| pod.name == endpoint.pod)?;
-    pod.has_uid(&endpoint.pod_uid).then_some(pod)
+    let departed = departed(state, endpoint).filter(|_| endpoint.pod_uid.is_empty());
+    let uid = departed.map_or(&endpoint.pod_uid, |pod| &pod.uid);
+    pod.has_uid(uid).then_some(pod)
+}
+
+/// The pod that an endpoint had when its object went.
+fn departed<'a>(state: &'a ClusterState, endpoint: &Endpoint) -> Option<&'a Pod> {
+    state.departed().find(|departed| departed.attachment == endpoint.attachment).map(|departed| &departed.pod)
+}
+
+/// Whether the pod at an address has departed, and a policy isolated it.
+fn was_isolated(state: &ClusterState, addr: IpAddr, direction: Direction) -> bool {
+    let Some(endpoint) = endpoint_at(state, addr) else { return false };
+    state.departed().any(|departed| {
+        let isolated = match direction {
+            Direction::Ingress => departed.isolated_ingress,
+            Direction::Egress => departed.isolated_egress,
+        };
+        isolated && departed.attachment == endpoint.attachment
+    })
 }
 
 /// The pod that an address stands for when policies name it as a peer.

@@ -1,5 +1,5 @@
 //! Endpoints.
-use dataplane_common::{endpoint::EndpointValue, maps::MapId};
+use dataplane_common::{endpoint::EndpointValue, maps::MapId, policy::SET_DENY_ALL};
 use zerocopy::IntoBytes;
 
 use super::{Draft, Room, policy::Placed};
@@ -55,8 +55,13 @@ fn value(entry: &EndpointEntry, found: Option<EndpointValue>, placed: &Placed) -
         egress_set: placed.number(entry.egress),
         pod_mac: entry.pod_mac,
         host_mac: entry.host_mac,
-        // The programs may set it at any moment: a replacement that said 0 could undo that.
-        translated: u8::from(found.is_some()),
+        // The programs may set it at any moment: a replacement that said 0 could undo that. What was closed had no
+        // flow to translate; that is an endpoint whose pod was not known yet.
+        translated: found.map_or(0, |found| if is_closed(found) { found.translated } else { 1 }),
         reserved: [0; 3],
     }
+}
+
+fn is_closed(value: EndpointValue) -> bool {
+    (value.ingress_set, value.egress_set) == (SET_DENY_ALL, SET_DENY_ALL)
 }

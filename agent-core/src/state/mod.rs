@@ -19,7 +19,7 @@ use crate::{
         node::Node,
         policy::NetworkPolicy,
         service::{EndpointSlice, Service},
-        workload::{Namespace, Pod},
+        workload::{DepartedPod, Namespace, Pod},
     },
     update::{Kind, Update},
 };
@@ -82,13 +82,27 @@ impl ClusterState {
         };
         self.revision += u64::from(differs);
         match (was_synced, self.is_synced()) {
-            (true, _) => changed,
+            (false, false) => return Changed::default(),
             (false, true) => {
                 self.compiled.build(&self.workloads, &self.policies);
-                Changed::everything()
+                changed = Changed::everything();
             }
-            (false, false) => Changed::default(),
+            (true, _) => {}
         }
+        self.workloads.note_isolation(|attachment| self.compiled.isolation(attachment));
+        changed
+    }
+
+    /// Takes over what an earlier run remembered of an endpoint whose pod's object was gone. Comes after the endpoint
+    /// and before the sources.
+    pub fn restore_departed(&mut self, departed: DepartedPod) {
+        self.workloads.restore_departed(departed);
+    }
+
+    /// Pods whose objects are gone while their interfaces are still there.
+    #[must_use]
+    pub fn departed(&self) -> impl ExactSizeIterator<Item = &DepartedPod> {
+        self.workloads.all_departed()
     }
 
     /// Forgets what only the transition to the present state needed. To be called when the maps hold what was last

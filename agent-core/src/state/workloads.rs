@@ -10,7 +10,7 @@ use crate::{
     model::{
         ObjectName,
         endpoint::{AttachmentId, Endpoint},
-        workload::{Namespace, Pod},
+        workload::{DepartedPod, Namespace, Pod},
     },
     update::Change,
 };
@@ -23,6 +23,8 @@ pub(crate) struct Workloads {
     namespaces: BTreeMap<String, Namespace>,
     endpoints: BTreeMap<AttachmentId, Endpoint>,
     endpoint_addresses: BTreeSet<(IpAddr, AttachmentId)>,
+    /// Of endpoints whose pod is gone.
+    departed: BTreeMap<AttachmentId, DepartedPod>,
 }
 
 impl Workloads {
@@ -54,14 +56,23 @@ impl Workloads {
             }
         }
         // Whether an endpoint's addresses are this pod's.
-        let binding = |pod: &Pod| (pod.uid.clone(), pod.static_uids.clone(), is_peer(pod));
+        let uids = |pod: &Pod| (pod.uid.clone(), pod.static_uids.clone());
+        let binding = |pod: &Pod| (uids(pod), is_peer(pod));
         if old.map(|(_, pod)| binding(pod)) != new.as_ref().map(binding) {
-            changed.addresses.extend(self.endpoints_of(&key).flat_map(|endpoint| &endpoint.ips));
+            let addresses = || self.endpoints_of(&key).flat_map(|endpoint| &endpoint.ips);
+            changed.addresses.extend(addresses());
+            changed.endpoints.extend(addresses());
         }
-        match new {
+        let departing: Vec<AttachmentId> = match &new {
+            Some(pod) if old.is_none_or(|(_, old)| uids(old) == uids(pod)) => Vec::new(),
+            _ => self.endpoints_with_pod(&key).map(|endpoint| endpoint.attachment.clone()).collect(),
+        };
+        let old = match new {
             Some(pod) => self.pods.insert(Arc::clone(&key), pod),
             None => self.pods.remove(&key),
         };
+        self.depart(departing, old.as_ref());
+        self.return_to(&key);
         Some(key)
     }
 
@@ -90,6 +101,11 @@ impl Workloads {
         if self.endpoints.get(&attachment) == new.as_ref() {
             return None;
         }
+        let is_of = |departed: &DepartedPod, endpoint: &Endpoint| departed.pod.name == endpoint.pod;
+        if !new.as_ref().is_some_and(|new| self.departed.get(&attachment).is_some_and(|old| is_of(old, new)))
+        {
+            self.departed.remove(&attachment);
+        }
         if let Some(old) = self.endpoints.remove(&attachment) {
             for addr in old.ips {
                 self.endpoint_addresses.remove(&(addr, attachment.clone()));
@@ -115,10 +131,75 @@ impl Workloads {
         at.last().and_then(|(_, attachment)| self.endpoints.get(attachment))
     }
 
-    /// The pod behind an endpoint, when the state knows it: by name, and by uid when both sides say one.
+    /// The pod behind an endpoint, when the state knows it: by name, and by uid when both sides say one. A pod that
+    /// has departed tells the uid when the endpoint does not.
     pub(crate) fn pod_of(&self, endpoint: &Endpoint) -> Option<(&Arc<ObjectName>, &Pod)> {
         let (name, pod) = self.pods.get_key_value(&endpoint.pod)?;
-        pod.has_uid(&endpoint.pod_uid).then_some((name, pod))
+        let departed = self.departed.get(&endpoint.attachment).map(|departed| &departed.pod.uid);
+        let uid = departed.filter(|_| endpoint.pod_uid.is_empty()).unwrap_or(&endpoint.pod_uid);
+        pod.has_uid(uid).then_some((name, pod))
+    }
+
+    /// The pod by whose labels policies select an endpoint: the one behind it, or the one that was.
+    pub(crate) fn subject(&self, endpoint: &Endpoint) -> Option<&Pod> {
+        let pod = self.pod_of(endpoint).map(|(_, pod)| pod);
+        pod.or_else(|| self.departed.get(&endpoint.attachment).map(|departed| &departed.pod))
+    }
+
+    /// What is remembered of an endpoint's pod whose object is gone.
+    pub(crate) fn departed(&self, attachment: &AttachmentId) -> Option<&DepartedPod> {
+        self.departed.get(attachment)
+    }
+
+    pub(crate) fn all_departed(&self) -> impl ExactSizeIterator<Item = &DepartedPod> {
+        self.departed.values()
+    }
+
+    /// Takes over what an earlier run remembered of an endpoint, unless the sources know its pod.
+    pub(crate) fn restore_departed(&mut self, departed: DepartedPod) {
+        let endpoint = self.endpoints.get(&departed.attachment);
+        let is_due =
+            |endpoint: &Endpoint| endpoint.pod == departed.pod.name && self.pod_of(endpoint).is_none();
+        if endpoint.is_some_and(is_due) {
+            self.departed.insert(departed.attachment.clone(), departed);
+        }
+    }
+
+    /// Notes which departed pods are isolated, by what was just compiled.
+    pub(crate) fn note_isolation(&mut self, isolated: impl Fn(&AttachmentId) -> (bool, bool)) {
+        for departed in self.departed.values_mut() {
+            let (ingress, egress) = isolated(&departed.attachment);
+            departed.isolated_ingress |= ingress;
+            departed.isolated_egress |= egress;
+        }
+    }
+
+    fn depart(&mut self, attachments: Vec<AttachmentId>, pod: Option<&Pod>) {
+        for attachment in attachments {
+            let Some(pod) = pod.cloned() else { continue };
+            let departed = DepartedPod {
+                attachment: attachment.clone(),
+                pod,
+                isolated_ingress: false,
+                isolated_egress: false,
+            };
+            self.departed.insert(attachment, departed);
+        }
+    }
+
+    /// Forgets what was remembered of endpoints whose pod is there.
+    fn return_to(&mut self, name: &ObjectName) {
+        if self.departed.is_empty() {
+            return;
+        }
+        let here: Vec<AttachmentId> =
+            self.endpoints_with_pod(name).map(|endpoint| endpoint.attachment.clone()).collect();
+        self.departed.retain(|attachment, _| !here.contains(attachment));
+    }
+
+    /// The endpoints that name a pod and are its own.
+    fn endpoints_with_pod(&self, name: &ObjectName) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints_of(name).filter(|endpoint| self.pod_of(endpoint).is_some())
     }
 
     /// The pod that has an address as a peer. An endpoint of this node knows best; among other pods with the

@@ -1,5 +1,6 @@
 //! The control plane as a whole: objects in, map bytes out, judged by a small model of the programs.
 mod capacity;
+mod departed;
 mod golden;
 mod lab;
 mod names;

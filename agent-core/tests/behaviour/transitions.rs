@@ -46,9 +46,8 @@ fn expected(lab: &Lab, direction: Direction, (from, to, proto, port): Probe) -> 
     match side.outcome {
         oracle::Outcome::Allowed(_) if side.is_local => Some(true),
         oracle::Outcome::Denied(_) if side.is_local => Some(false),
-        // An endpoint whose pod is unknown has no entry: the programs drop what comes from it or goes to it.
-        oracle::Outcome::Unknown
-        | oracle::Outcome::Allowed(_)
+        oracle::Outcome::Unknown => Some(false),
+        oracle::Outcome::Allowed(_)
         | oracle::Outcome::Denied(_)
         | oracle::Outcome::NoSubject
         | oracle::Outcome::NotIsolated
@@ -123,7 +122,8 @@ fn assert_restart_is_silent(lab: &Lab) {
     let updates =
         updates.chain(lab.state.namespaces().cloned().map(|it| Update::Namespace(Change::Apply(it))));
     let updates = updates.chain(lab.state.endpoints().cloned().map(|it| Update::Endpoint(Change::Apply(it))));
-    let (_, plan) = Lab::starting_on(lab.maps.clone(), updates.collect::<Vec<_>>());
+    let departed = lab.state.departed().cloned();
+    let (_, plan) = Lab::resuming(lab.maps.clone(), updates.collect::<Vec<_>>(), departed);
     assert_eq!(plan.steps, [], "a new agent finds the maps right");
 }
 
@@ -235,15 +235,16 @@ fn deleting_the_last_policy_lifts_isolation_and_leaves_nothing_behind() {
     }
 }
 
+fn translated(lab: &Lab) -> Vec<u8> {
+    lab.maps
+        .entries(MapId::ENDPOINTS_V4)
+        .map(|(_, value)| agent_core::entry::endpoint_value(value).unwrap().translated)
+        .collect()
+}
+
 #[test]
 fn a_replaced_endpoint_never_promises_that_it_was_not_translated() {
     let (mut lab, _) = client_and_server();
-    let translated = |lab: &Lab| -> Vec<u8> {
-        lab.maps
-            .entries(MapId::ENDPOINTS_V4)
-            .map(|(_, value)| agent_core::entry::endpoint_value(value).unwrap().translated)
-            .collect()
-    };
     assert_eq!(translated(&lab), [0, 0]);
     lab.apply(Update::NetworkPolicy(Change::Delete(crate::lab::objects::name("x/p"))));
     assert_eq!(translated(&lab), [0, 1]);
@@ -262,12 +263,14 @@ fn an_endpoint_waits_for_its_pod_and_follows_its_uid() {
     let web = a_pod("x/web", "10.1.0.1", "app=a");
     let [_, endpoint] = local_pod(&web);
     let mut lab = Lab::with([endpoint]);
-    assert_eq!(lab.maps.len(MapId::ENDPOINTS_V4), 0, "fail closed");
+    let probe = (ip("10.1.0.9"), ip("10.1.0.1"), proto::TCP, 80);
+    assert_eq!(judge(&lab.maps, Direction::Ingress, probe), Some(false), "fail closed");
     // The pod of that name is still the one before.
     lab.apply(pod(Pod { uid: "older".into(), ..web.clone() }));
-    assert_eq!(lab.maps.len(MapId::ENDPOINTS_V4), 0);
+    assert_eq!(judge(&lab.maps, Direction::Ingress, probe), Some(false));
     lab.apply(pod(web));
-    assert_eq!(lab.maps.len(MapId::ENDPOINTS_V4), 1);
+    assert_eq!(judge(&lab.maps, Direction::Ingress, probe), None);
+    assert_eq!(translated(&lab), [0], "no flow of the pod was translated while it was closed");
 }
 
 #[test]

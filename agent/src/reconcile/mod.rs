@@ -3,6 +3,7 @@
 //! One task owns the state, the maps and the programs. Everybody else sends it events and requests.
 mod attachments;
 mod catalog;
+mod departed;
 mod guard;
 mod inbox;
 mod links;
@@ -32,7 +33,8 @@ use agent_core::{
 use agent_sources::source::{Event, OpenProblems};
 
 use self::{
-    attachments::Attachments, catalog::CatalogFile, guard::HookGuard, inbox::Input, network::Network,
+    attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, guard::HookGuard, inbox::Input,
+    network::Network,
 };
 pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
@@ -65,6 +67,7 @@ pub(crate) struct Reconciler {
     /// When an interface is to get its links.
     links_due: Option<Instant>,
     catalog: CatalogFile,
+    departed: DepartedFile,
     cni_conf: CniConf,
     /// `--services`.
     services: Services,
@@ -103,6 +106,7 @@ impl Reconciler {
             guard: HookGuard::new(Instant::now()),
             links_due: None,
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
+            departed: DepartedFile::new(&config.state_dir),
             cni_conf,
             services: config.services,
             services_retry: Backoff::default(),
@@ -156,6 +160,7 @@ impl Reconciler {
             }
             self.follow_own_node().await;
             self.reconcile().await;
+            self.remember_departed();
             self.note_own_node();
             self.follow_services();
             self.tell_node(&inbox);

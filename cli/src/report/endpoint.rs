@@ -106,7 +106,7 @@ mod tests {
             EndpointList::new(&endpoints, &names, &interfaces).text(),
             "\
 POD        ADDRESSES          INTERFACE  INGRESS                            EGRESS
-?          10.1.0.7           ifindex 8  set 000000a2                       everything: its policies could not be written
+?          10.1.0.7           ifindex 8  set 000000a2                       everything: its pod is not known, or its policies could not be written
 shop/db-0  10.1.0.9, fd00::9  mr7        shop/db-access, shop/default-deny  -
 "
         );

@@ -38,8 +38,12 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
         Kind::Link => return Err(DropReason::NeighbourElsewhere),
         Kind::Forbidden => return Err(DropReason::ForbiddenIcmp),
     }
-    packet::remember_first_fragment::<F>(&scratch.packet);
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
+    if destination.ifindex != packet::ifindex(ctx) && !is_from_host {
+        // Nobody vouches for the address here: its pod is not known yet, or has another interface.
+        return Err(DropReason::NoSuchEndpoint);
+    }
+    packet::remember_first_fragment::<F>(&scratch.packet);
     if !destination.may_be_tracked() {
         return Ok(Verdict::Pass);
     }

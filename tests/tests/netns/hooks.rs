@@ -3,10 +3,11 @@ use std::{fs, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    Ebpf,
+    EbpfLoader,
     programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
 };
 use bpf_maps::{MillraceDir, link};
+use dataplane_common::config::Config;
 use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, eventually},
@@ -15,7 +16,9 @@ use harness::{
     program::OBJECT,
     topology::{Node, Pod, Topology},
 };
+use nix::net::if_::if_nametoindex;
 use serde_json::json;
+use zerocopy::IntoBytes as _;
 
 use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
 
@@ -139,8 +142,11 @@ fn a_program_of_another_owner_does_not_stay_before_ours() -> Result<()> {
     stage.node().pause_agent();
     let ifname =
         stage.locked.cni_result()["interfaces"][0]["name"].as_str().context("an interface")?.to_owned();
-    // With maps of its own, which know no pod, this one passes everything, and its verdict is final.
-    let mut foreign = Ebpf::load_file(OBJECT)?;
+    // To this one everything comes from its own node, so it passes everything, and its verdict is final.
+    let ifindex = stage.node().netns().run(|| if_nametoindex(ifname.as_str()))??;
+    let config = Config { host_ingress_ifindex: ifindex, ..Config::DEFAULT };
+    let mut foreign =
+        EbpfLoader::new().override_global("CONFIG", config.as_bytes(), true).load_file(OBJECT)?;
     let program: &mut SchedClassifier = foreign.program_mut("to_pod").context("a program")?.try_into()?;
     program.load()?;
     stage.node().netns().run(|| {

@@ -19,3 +19,4 @@ mod second_interface;
 mod sockets;
 mod spoofing;
 mod static_pods;
+mod without_object;

@@ -11,7 +11,7 @@ use harness::{
     },
 };
 
-use crate::{INTO_A, INTO_B, in_both_families, syn, tcp, udp};
+use crate::{INTO_A, INTO_B, World, in_both_families, syn, tcp, udp};
 
 #[test]
 fn a_flow_that_nothing_touches_is_delivered_and_takes_no_conntrack_entry() -> Result<()> {
@@ -54,6 +54,27 @@ fn a_pod_cannot_pretend_to_be_another() -> Result<()> {
         assert_eq!(pretend(world.outside, pod_mac(1))?, Verdict::Drop(DropReason::SpoofedAddress));
         assert_eq!(pretend(world.a, pod_mac(2))?, Verdict::Drop(DropReason::SpoofedMac));
         assert_eq!(pretend(world.a, pod_mac(1))?, Verdict::Pass);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_stack_sends_to_an_address_that_is_not_the_interfaces_is_dropped() -> Result<()> {
+    let to = |world: &World, address| {
+        let packet = Packet::new(world.outside, address, syn(4000, 80)).between(host_mac(1), pod_mac(1));
+        world.programs.to_pod(world.interfaces[0], &packet)
+    };
+    in_both_families(NO_HOST, |world| {
+        assert_eq!(to(world, world.a)?.verdict, Verdict::Pass);
+        // Nobody's, and another pod's.
+        for address in [world.remote, world.b] {
+            assert_eq!(to(world, address)?.verdict, Verdict::Drop(DropReason::NoSuchEndpoint));
+        }
+        Ok(())
+    })?;
+    // The pod's own node reaches it whatever the agent knows.
+    in_both_families(0, |world| {
+        assert_eq!(to(world, world.remote)?.verdict, Verdict::Pass);
         Ok(())
     })
 }

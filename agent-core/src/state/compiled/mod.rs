@@ -54,8 +54,10 @@ pub(crate) struct Compiled {
     class_ids: IdTable,
     sets: HashMap<SetId, PolicySet>,
     lingering: BTreeSet<SetId>,
-    /// The sets of each endpoint whose pod is known.
+    /// The sets of each endpoint.
     selected: BTreeMap<AttachmentId, Selected>,
+    /// Endpoints of an earlier run whose pod was not known when the first lists were complete.
+    unclaimed: BTreeSet<AttachmentId>,
     peers: PeerTable,
     /// Named ports of egress rules, by the number of sets that use them.
     names: BTreeMap<PortName, usize>,
@@ -71,12 +73,20 @@ pub(crate) struct Selected {
     pub(crate) egress: Option<SetId>,
 }
 
+impl Selected {
+    /// Nobody can say which policies select the endpoint.
+    const CLOSED: Self = Self { ingress: Some(SetId::DENY_ALL), egress: Some(SetId::DENY_ALL) };
+}
+
 impl Compiled {
     /// Compiles everything, once, when the first lists are complete.
     pub(super) fn build(&mut self, workloads: &Workloads, policies: &Policies) {
         let mut changed = Changed::default();
         for endpoint in workloads.endpoints() {
             self.select(&endpoint.attachment, workloads, policies, &mut changed);
+            if workloads.subject(endpoint).is_none() {
+                self.unclaimed.insert(endpoint.attachment.clone());
+            }
         }
         self.unsettled.new_peers.clear();
         self.unsettled.names.clear();
@@ -125,7 +135,7 @@ impl Compiled {
         changed: &mut Changed,
     ) {
         let concerned =
-            |endpoint: &&Endpoint| workloads.pod_of(endpoint).is_some_and(|(_, pod)| change.concerns(pod));
+            |endpoint: &&Endpoint| workloads.subject(endpoint).is_some_and(|pod| change.concerns(pod));
         for endpoint in workloads.endpoints().filter(concerned) {
             self.select(&endpoint.attachment, workloads, policies, changed);
         }
@@ -183,7 +193,8 @@ impl Compiled {
         }
     }
 
-    /// Finds the policies that isolate an endpoint's pod.
+    /// Finds the policies that isolate an endpoint's pod. Without a pod it is closed; and what isolated a pod whose
+    /// object is gone leaves it closed.
     fn select(
         &mut self,
         attachment: &AttachmentId,
@@ -192,15 +203,23 @@ impl Compiled {
         changed: &mut Changed,
     ) {
         let endpoint = workloads.endpoint(attachment);
-        let pod = endpoint.and_then(|endpoint| workloads.pod_of(endpoint)).map(|(_, pod)| pod);
-        let new = pod.map(|pod| {
+        let new = endpoint.map(|endpoint| {
+            let Some(pod) = workloads.subject(endpoint) else { return Selected::CLOSED };
             let selecting = if pod.host_network { Vec::new() } else { policies.selecting(pod) };
-            let mut set = |direction| self.acquire_set(direction, pod, &selecting, changed);
-            Selected { ingress: set(Direction::Ingress), egress: set(Direction::Egress) }
+            let (ingress, egress) = workloads
+                .departed(attachment)
+                .map_or((false, false), |departed| (departed.isolated_ingress, departed.isolated_egress));
+            let mut set = |direction, stays_closed: bool| {
+                let set = self.acquire_set(direction, pod, &selecting, changed);
+                set.or_else(|| stays_closed.then_some(SetId::DENY_ALL))
+            };
+            Selected { ingress: set(Direction::Ingress, ingress), egress: set(Direction::Egress, egress) }
         });
-        let old = match new {
-            Some(new) => self.selected.insert(attachment.clone(), new),
-            None => self.selected.remove(attachment),
+        let old = if let Some(new) = new {
+            self.selected.insert(attachment.clone(), new)
+        } else {
+            self.unclaimed.remove(attachment);
+            self.selected.remove(attachment)
         };
         if old != new {
             changed.endpoints.extend(endpoint.into_iter().flat_map(|endpoint| &endpoint.ips));
@@ -295,6 +314,17 @@ impl Compiled {
 
     pub(crate) fn selected(&self, attachment: &AttachmentId) -> Option<Selected> {
         self.selected.get(attachment).copied()
+    }
+
+    /// Which directions of an endpoint are isolated: ingress, egress.
+    pub(super) fn isolation(&self, attachment: &AttachmentId) -> (bool, bool) {
+        let selected = self.selected(attachment).unwrap_or_default();
+        (selected.ingress.is_some(), selected.egress.is_some())
+    }
+
+    /// Whether an endpoint of an earlier run had no pod when this one began.
+    pub(crate) fn is_unclaimed(&self, attachment: &AttachmentId) -> bool {
+        self.unclaimed.contains(attachment)
     }
 
     pub(crate) fn set(&self, id: SetId) -> Option<&PolicySet> {

@@ -4,6 +4,7 @@ pub(crate) mod objects;
 pub(crate) mod random;
 
 use agent_core::{
+    model::workload::DepartedPod,
     observed::Observed,
     plan::{Action, Plan, plan},
     problem::ProblemLog,
@@ -44,6 +45,15 @@ impl Lab {
 
     /// Like [`Self::on`], with the first plan not carried out yet.
     pub(crate) fn starting_on(maps: Maps, updates: impl IntoIterator<Item = Update>) -> (Self, Plan) {
+        Self::resuming(maps, updates, [])
+    }
+
+    /// Like [`Self::starting_on`], with what the earlier run remembered of pods whose objects were gone.
+    pub(crate) fn resuming(
+        maps: Maps,
+        updates: impl IntoIterator<Item = Update>,
+        departed: impl IntoIterator<Item = DepartedPod>,
+    ) -> (Self, Plan) {
         let mut lab = Self {
             state: ClusterState::default(),
             config: NodeConfig { node_name: NODE.into(), uplink_v4: Some(2), uplink_v6: Some(2) },
@@ -54,6 +64,9 @@ impl Lab {
         };
         for update in updates {
             assert!(lab.state.apply(update).is_empty(), "nothing is dirty before the sources are in sync");
+        }
+        for departed in departed {
+            lab.state.restore_departed(departed);
         }
         let mut changed = Changed::default();
         for kind in Kind::ALL {
