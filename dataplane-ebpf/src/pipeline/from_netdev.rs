@@ -58,6 +58,7 @@ fn to_local_pod<F: Parse>(
     if is_left_to_stack || !uplink::passes_stack::<F>(ctx, packet)? {
         return Ok(Verdict::Pass);
     }
+    packet::remember_first_fragment::<F>(&scratch.packet);
     if destination.may_be_tracked() {
         enter::<F>(ctx, scratch, destination, false)?;
     }

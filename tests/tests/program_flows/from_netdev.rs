@@ -137,3 +137,19 @@ fn an_error_of_a_router_about_a_packet_to_another_nodes_pod_passes_the_stack() -
         Ok(())
     })
 }
+
+#[test]
+fn fragments_from_another_node_follow_their_first_past_the_stack() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(SET_A, 0, 0, 0)?;
+        world.programs.class(world.remote, CLASS)?;
+        world.programs.allow(SET_A, CLASS, proto::UDP, 80, RULE)?;
+        for (id, port, verdict) in [(5, 80, INTO_A), (6, 81, Verdict::Drop(DropReason::PolicyIngress))] {
+            let whole = packet(world.remote, world.a, Transport::udp(4000, port, vec![7; 3000]));
+            for piece in whole.fragments(id, 1400) {
+                assert_eq!(arrives(world, &piece)?.verdict, verdict, "{piece}");
+            }
+        }
+        Ok(())
+    })
+}

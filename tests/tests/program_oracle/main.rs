@@ -366,9 +366,12 @@ fn an_endpoint_whose_pod_is_unknown_can_neither_send_nor_be_reached() -> Result<
         let attachment = AttachmentId { container_id: "c0".to_owned(), ifname: "eth0".to_owned() };
         let status = agent_core::render::endpoint_status(&cluster.state, &attachment);
         assert_eq!(status, agent_core::render::EndpointStatus::WaitingForPod);
-        assert_eq!(programs.count(MapId::ENDPOINTS_V4)?, 0);
-        let run = cluster.run_from_pod(0, pod_ip(1, Family::V4), opening(proto::TCP, 4000, 80))?;
-        assert_eq!(run.verdict, Verdict::Drop(DropReason::SpoofedAddress));
+        assert_eq!(programs.count(MapId::ENDPOINTS_V4)?, usize::from(LOCAL_PODS));
+        let peer = pod_ip(1, Family::V4);
+        let run = cluster.run_from_pod(0, peer, opening(proto::TCP, 4000, 80))?;
+        assert_eq!(run.verdict, Verdict::Drop(DropReason::PolicyEgress));
+        let run = cluster.run_to_pod(0, peer, opening(proto::TCP, 4000, 80))?;
+        assert_eq!(run.verdict, Verdict::Drop(DropReason::PolicyIngress));
         Ok(())
     })
 }
