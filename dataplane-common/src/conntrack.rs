@@ -6,7 +6,10 @@
 //!
 //! An untranslated flow has one entry. A translated one has two *halves*: one under the tuple that the client
 //! uses, one under the tuple that the backend sees; the tuple that a half writes is the key of its partner.
-use crate::net::{AddrV4, AddrV6, Be16};
+use crate::{
+    arith::hash,
+    net::{AddrV4, AddrV6, Be16},
+};
 
 abi! {
     /// Key of `CT_NEW_V4` and `CT_EST_V4`.
@@ -16,7 +19,9 @@ abi! {
         pub low_port: Be16,
         pub high_port: Be16,
         pub proto: u8,
-        pub reserved: [u8; 3],
+        /// See [`zone`].
+        pub zone: u8,
+        pub reserved: [u8; 2],
     }
 }
 
@@ -28,40 +33,99 @@ abi! {
         pub low_port: Be16,
         pub high_port: Be16,
         pub proto: u8,
-        pub reserved: [u8; 3],
+        /// See [`zone`].
+        pub zone: u8,
+        pub reserved: [u8; 2],
     }
 }
 
+impl CtKeyV4 {
+    /// See [`CtState::tag`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        hash::tag(&[
+            pair(self.low_addr.0, self.high_addr.0),
+            ports(self.low_port, self.high_port) | (self.proto as u64) << 32 | (self.zone as u64) << 40,
+        ])
+    }
+}
+
+impl CtKeyV6 {
+    /// See [`CtState::tag`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let (low, high) = (self.low_addr.0, self.high_addr.0);
+        hash::tag(&[
+            pair(low[0], low[1]),
+            pair(low[2], low[3]),
+            pair(high[0], high[1]),
+            pair(high[2], high[3]),
+            ports(self.low_port, self.high_port) | (self.proto as u64) << 32 | (self.zone as u64) << 40,
+        ])
+    }
+}
+
+#[inline(always)]
+const fn pair(one: u32, other: u32) -> u64 {
+    one as u64 | (other as u64) << 32
+}
+
+#[inline(always)]
+const fn ports(low: Be16, high: Be16) -> u64 {
+    low.raw() as u64 | (high.raw() as u64) << 16
+}
+
+/// Values of `zone` in a key: translations that may meet the same two ends side by side.
+pub mod zone {
+    /// Policy and services of pods.
+    pub const POD: u8 = 0;
+}
+
 abi! {
-    /// What an entry knows besides its translation. Each state byte has one writer at a time and is only ever
-    /// set, so no read-modify-write can lose an event.
-    pub struct CtState = 32 {
-        /// Jiffies of the last packet that matched this entry.
-        pub last_seen: u64,
-        /// Policy epoch of the last judgement.
-        pub epoch: u32,
+    /// What an entry knows besides its translation. Each state byte has one writer at a time, so no
+    /// read-modify-write can lose an event.
+    pub struct CtState = 40 {
+        /// A hash of the entry's key. The kernel reuses elements of these maps at once, so a program that holds one
+        /// may find another flow in it: it copies the entry, then looks whether the tag, which is written first, is
+        /// still that of the flow that it asked for.
+        pub tag: u32,
         /// The service that was translated; 0: none.
         pub service_id: u32,
-        /// Rule that allowed the flow out of its source; 0: not judged.
-        pub egress_rule: u32,
-        /// Rule that allowed the flow into its destination; 0: not judged.
-        pub ingress_rule: u32,
+        /// Jiffies of the last packet that matched this entry.
+        pub last_seen: u64,
+        /// Policy epoch of the last judgement. It shares a word with `denied`, so that both change at once.
+        pub epoch: u32,
+        /// The direction whose policy denied the flow at the last judgement (a `policy::Direction`); 0: allowed. A
+        /// denied flow is remembered, so that nothing that its ends send can pass for another flow.
+        pub denied: u8,
+        /// 1 when who opened the flow is not known: it is allowed only while both ends may have opened it.
+        pub mid_stream: u8,
         /// See [`half`].
         pub half: u8,
         /// 1 when the original source is the high end of the key.
         pub origin_high: u8,
+        /// Rule that allowed the flow out of its source; 0: not judged. When egress is denied: the policy set that did.
+        pub egress_rule: u32,
+        /// Rule that allowed the flow into its destination; 0: not judged. When ingress is denied: the policy set that
+        /// did.
+        pub ingress_rule: u32,
+        /// 1 when a process of this host opened the flow: never judged by policy.
+        pub from_host: u8,
         /// 1 once a packet in reply direction was seen.
         pub replied: u8,
         /// 1 once the original source sent FIN.
         pub fin_original: u8,
         /// 1 once the original destination sent FIN.
         pub fin_reply: u8,
-        /// 1 after RST or both FINs: the next SYN opens a new flow.
+        /// 1 after both FINs: the next SYN opens a new flow.
         pub closed: u8,
-        /// 1 when a process of this host opened the flow: never judged by policy.
-        pub from_host: u8,
+        /// 1 after RST, until a segment shows that the flow lives on: the RST may have been out of window.
+        pub reset: u8,
         /// 1 when the agent found that the backend is gone: a SYN chooses a new one.
         pub backend_gone: u8,
+        pub reserved: u8,
     }
 }
 
@@ -77,7 +141,7 @@ pub mod half {
 
 abi! {
     /// Value of `CT_NEW_V4` and `CT_EST_V4`.
-    pub struct CtEntryV4 = 48 {
+    pub struct CtEntryV4 = 56 {
         pub state: CtState,
         /// The tuple written to a packet that matches this half; all zero when [`half::PLAIN`].
         pub nat_source: AddrV4,
@@ -90,7 +154,7 @@ abi! {
 
 abi! {
     /// Value of `CT_NEW_V6` and `CT_EST_V6`.
-    pub struct CtEntryV6 = 72 {
+    pub struct CtEntryV6 = 80 {
         pub state: CtState,
         /// The tuple written to a packet that matches this half; all zero when [`half::PLAIN`].
         pub nat_source: AddrV6,

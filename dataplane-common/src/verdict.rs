@@ -122,6 +122,16 @@ macro_rules! drop_reasons {
             /// Every reason.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// The reason with a number.
+            #[must_use]
+            #[inline(always)]
+            pub const fn numbered(number: u32) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
             /// The name in output and metrics.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -193,6 +203,9 @@ drop_reasons! {
     SctpPortChange = 16, "sctp-port-change",
         "An SCTP flow would need another port, which the packet's CRC32c covers.",
         "Give the SCTP port of the Service the number of its targetPort.";
+    MidStream = 17, "mid-stream",
+        "A TCP segment that opens no connection belongs to no known flow, and policy does not let both of its ends open one.",
+        "Open the connection once more: who opened one that is older than the pod's first policy, or forgotten, is not known.";
     NeighbourMalformed = 21, "neighbour-malformed",
         "An ARP, neighbour discovery or listener packet is not as its RFC wants it: hop limit, code, length, fragments.",
         "Look for a hostile sender in the pod; every kernel sends them right.";

@@ -4,7 +4,7 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     config,
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, zone},
     endpoint::EndpointValue,
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6, Be16, proto},
@@ -31,6 +31,8 @@ pub(crate) trait Family: Sized {
     type SocketKey;
 
     const IS_V6: bool;
+    /// What a flow that is not translated writes to its packets.
+    const NO_TUPLE: Tuple<Self::Addr>;
     const ICMP: u8;
     /// What a pod sees as the source when it reaches itself through a service.
     const HAIRPIN: Self::Addr;
@@ -56,7 +58,8 @@ pub(crate) trait Family: Sized {
 
     fn ct_key(low: &Self::Addr, high: &Self::Addr, low_port: Be16, high_port: Be16, proto: u8)
     -> Self::CtKey;
-    fn ct_entry(state: CtState, nat: Option<&Tuple<Self::Addr>>) -> Self::CtEntry;
+    fn ct_tag(key: &Self::CtKey) -> u32;
+    fn ct_entry(state: &CtState, nat: &Tuple<Self::Addr>) -> Self::CtEntry;
     fn ct_state(entry: *mut Self::CtEntry) -> *mut CtState;
     /// The tuple that a half of a translated flow writes.
     fn ct_nat(entry: *const Self::CtEntry, proto: u8) -> Tuple<Self::Addr>;
@@ -143,28 +146,31 @@ macro_rules! family_maps {
 
         #[inline(always)]
         fn ct_key(low: &$addr, high: &$addr, low_port: Be16, high_port: Be16, proto: u8) -> $ct_key {
-            $ct_key { low_addr: *low, high_addr: *high, low_port, high_port, proto, reserved: [0; 3] }
+            $ct_key {
+                low_addr: *low,
+                high_addr: *high,
+                low_port,
+                high_port,
+                proto,
+                zone: zone::POD,
+                reserved: [0; 2],
+            }
         }
 
         #[inline(always)]
-        fn ct_entry(state: CtState, nat: Option<&Tuple<$addr>>) -> $ct_entry {
-            match nat {
-                Some(nat) => $ct_entry {
-                    state,
-                    nat_source: nat.source,
-                    nat_destination: nat.destination,
-                    nat_source_port: nat.source_port,
-                    nat_destination_port: nat.destination_port,
-                    reserved: 0,
-                },
-                None => $ct_entry {
-                    state,
-                    nat_source: Self::ZERO,
-                    nat_destination: Self::ZERO,
-                    nat_source_port: Be16::new(0),
-                    nat_destination_port: Be16::new(0),
-                    reserved: 0,
-                },
+        fn ct_tag(key: &$ct_key) -> u32 {
+            key.tag()
+        }
+
+        #[inline(always)]
+        fn ct_entry(state: &CtState, nat: &Tuple<$addr>) -> $ct_entry {
+            $ct_entry {
+                state: *state,
+                nat_source: nat.source,
+                nat_destination: nat.destination,
+                nat_source_port: nat.source_port,
+                nat_destination_port: nat.destination_port,
+                reserved: 0,
             }
         }
 
@@ -275,10 +281,6 @@ macro_rules! family_maps {
     };
 }
 
-impl V4 {
-    const ZERO: AddrV4 = AddrV4(0);
-}
-
 impl Family for V4 {
     family_maps!(
         AddrV4, CtKeyV4, CtEntryV4, FragmentKeyV4, SocketKeyV4, SocketValueV4, FrontendKeyV4;
@@ -287,6 +289,7 @@ impl Family for V4 {
     );
 
     const IS_V6: bool = false;
+    const NO_TUPLE: Tuple<AddrV4> = Tuple::none(AddrV4(0));
     const ICMP: u8 = proto::ICMP;
     const HAIRPIN: AddrV4 = AddrV4::new(config::HAIRPIN_V4);
 
@@ -312,10 +315,6 @@ impl Family for V4 {
     }
 }
 
-impl V6 {
-    const ZERO: AddrV6 = AddrV6([0; 4]);
-}
-
 impl Family for V6 {
     family_maps!(
         AddrV6, CtKeyV6, CtEntryV6, FragmentKeyV6, SocketKeyV6, SocketValueV6, FrontendKeyV6;
@@ -324,6 +323,7 @@ impl Family for V6 {
     );
 
     const IS_V6: bool = true;
+    const NO_TUPLE: Tuple<AddrV6> = Tuple::none(AddrV6([0; 4]));
     const ICMP: u8 = proto::ICMPV6;
     const HAIRPIN: AddrV6 = AddrV6::new(config::HAIRPIN_V6);
 

@@ -1,5 +1,5 @@
 //! What the stages tell each other about a flow.
-use dataplane_common::net::Be16;
+use dataplane_common::{conntrack::CtState, net::Be16};
 
 use crate::packet::Packet;
 
@@ -16,6 +16,17 @@ pub(crate) struct Tuple<A> {
 }
 
 impl<A: Copy> Tuple<A> {
+    /// The tuple of nothing.
+    pub(crate) const fn none(addr: A) -> Self {
+        Self {
+            source: addr,
+            destination: addr,
+            source_port: Be16::new(0),
+            destination_port: Be16::new(0),
+            proto: 0,
+        }
+    }
+
     /// The tuple of a packet in the other direction.
     #[inline(always)]
     pub(crate) fn reversed(&self) -> Self {
@@ -49,6 +60,10 @@ pub(crate) struct Scratch<A> {
     pub(crate) judged: Tuple<A>,
     /// The tuple that is written to the packet.
     pub(crate) translation: Tuple<A>,
+    /// What the packet's flow knew when it was found.
+    pub(crate) state: CtState,
     /// The policy set that denied `judged`.
     pub(crate) denied_by: u32,
+    /// The policy epoch before `judged` was judged: what changes meanwhile makes the flow be judged again.
+    pub(crate) epoch: u32,
 }

@@ -7,6 +7,7 @@
 mod config;
 mod family;
 mod flow;
+mod global;
 mod maps;
 mod observe;
 mod packet;

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use dataplane_common::{conntrack::CtState, policy::Direction, verdict::DropReason};
 use serde::Serialize;
 
 use super::Report;
@@ -32,6 +33,10 @@ pub(crate) struct FlowRow {
     backend_pod: Option<String>,
     state: &'static str,
     idle_seconds: Option<u64>,
+    /// Why policy drops its packets; `null`: it is allowed.
+    denied: Option<&'static str>,
+    /// What denies it.
+    denied_by: Option<String>,
     /// Rules that allowed it; `null`: not judged.
     egress_rule: Option<String>,
     ingress_rule: Option<String>,
@@ -88,6 +93,11 @@ fn row(entry: &Entry, last_seen: u64, is_half: bool, names: &Names, clock: Optio
         (false, _) => (entry.ends.source, entry.ends.destination, None),
     };
     let rule = |id: u32| (id != 0).then(|| names.rule_position(id));
+    let denied = denied(&entry.state);
+    let (egress_rule, ingress_rule) = match denied {
+        Some(_) => (None, None),
+        None => (rule(entry.state.egress_rule), rule(entry.state.ingress_rule)),
+    };
     let service_id = entry.state.service_id;
     FlowRow {
         protocol: entry.ends.proto,
@@ -101,18 +111,34 @@ fn row(entry: &Entry, last_seen: u64, is_half: bool, names: &Names, clock: Optio
         backend_pod: backend.and_then(pod),
         state: state(entry),
         idle_seconds: clock.map(|clock| clock.age(last_seen).as_secs()),
-        egress_rule: rule(entry.state.egress_rule),
-        ingress_rule: rule(entry.state.ingress_rule),
+        denied: denied.map(|(reason, _)| reason.name()),
+        denied_by: denied.map(|(_, set)| names.isolation(set).to_string()),
+        egress_rule,
+        ingress_rule,
         is_half,
     }
 }
 
+/// The reason under which the packets of a denied flow are dropped, and the policy set that denied it.
+fn denied(state: &CtState) -> Option<(DropReason, u32)> {
+    let (reason, set) = match state.denied {
+        0 => return None,
+        denied if denied == Direction::Egress as u8 => (DropReason::PolicyEgress, state.egress_rule),
+        _ => (DropReason::PolicyIngress, state.ingress_rule),
+    };
+    Some((if state.mid_stream != 0 { DropReason::MidStream } else { reason }, set))
+}
+
 fn state(entry: &Entry) -> &'static str {
     let state = &entry.state;
-    if state.backend_gone != 0 {
+    if state.denied != 0 {
+        "denied"
+    } else if state.backend_gone != 0 {
         "backend gone"
     } else if state.closed != 0 {
         "closed"
+    } else if state.reset != 0 {
+        "reset"
     } else if state.fin_original != 0 || state.fin_reply != 0 {
         "closing"
     } else if entry.is_established {
@@ -126,7 +152,7 @@ fn state(entry: &Entry) -> &'static str {
 
 impl Report for FlowList {
     fn text(&self) -> String {
-        let mut table = Table::new(&["PROTO", "SOURCE", "DESTINATION", "STATE", ">IDLE", "ALLOWED BY"]);
+        let mut table = Table::new(&["PROTO", "SOURCE", "DESTINATION", "STATE", ">IDLE", "BY"]);
         for row in &self.0 {
             let named = |pod: &Option<String>, addr: SocketAddr| match pod {
                 Some(pod) => format!("{pod}:{}", addr.port()),
@@ -138,13 +164,15 @@ impl Report for FlowList {
                 destination = format!("{destination} at {}", named(&row.backend_pod, backend));
             }
             let half = if row.is_half { " (half)" } else { "" };
-            let rules =
-                [&row.egress_rule, &row.ingress_rule].into_iter().flatten().cloned().collect::<Vec<_>>();
+            let rules = [&row.egress_rule, &row.ingress_rule, &row.denied_by];
+            let rules = rules.into_iter().flatten().cloned().collect::<Vec<_>>();
+            let state =
+                row.denied.map_or_else(|| row.state.to_owned(), |reason| format!("denied ({reason})"));
             table.row([
                 row.protocol.to_string(),
                 named(&row.source_pod, row.source),
                 destination,
-                format!("{}{half}", row.state),
+                format!("{state}{half}"),
                 spoken_age(row.idle_seconds),
                 crate::table::joined(rules),
             ]);
@@ -155,10 +183,7 @@ impl Report for FlowList {
 
 #[cfg(test)]
 mod tests {
-    use dataplane_common::{
-        conntrack::{CtState, half},
-        net::proto,
-    };
+    use dataplane_common::{conntrack::half, net::proto};
 
     use super::*;
 
@@ -169,19 +194,24 @@ mod tests {
 
     fn entry(half: u8, ends: Ends, nat: Ends, last_seen: u64) -> Entry {
         let state = CtState {
+            tag: 0,
+            service_id: if half == half::PLAIN { 0 } else { 9 },
             last_seen,
             epoch: 1,
-            service_id: if half == half::PLAIN { 0 } else { 9 },
-            egress_rule: 0,
-            ingress_rule: if half == half::PLAIN { 100 } else { 0 },
+            denied: 0,
+            mid_stream: 0,
             half,
             origin_high: 0,
+            egress_rule: 0,
+            ingress_rule: if half == half::PLAIN { 100 } else { 0 },
+            from_host: 0,
             replied: 1,
             fin_original: 0,
             fin_reply: 0,
             closed: 0,
-            from_host: 0,
+            reset: 0,
             backend_gone: 0,
+            reserved: 0,
         };
         Entry { ends, nat, state, is_established: true }
     }
@@ -215,7 +245,7 @@ mod tests {
         assert_eq!(
             list.text(),
             "\
-PROTO  SOURCE         DESTINATION                      STATE               IDLE  ALLOWED BY
+PROTO  SOURCE         DESTINATION                      STATE               IDLE  BY
 tcp    10.1.0.7:4000  shop/web:http at shop/db-0:8080  established           2s  -
 tcp    10.1.0.7:4001  shop/db-0:5432                   established           4s  shop/db-access ingress rule 1
 tcp    10.1.0.7:4002  shop/web:http at shop/db-0:8080  established (half)   36s  -

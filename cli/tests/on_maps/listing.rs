@@ -1,7 +1,7 @@
 //! What the listing commands show of maps.
 use bpf_maps::Map;
 use dataplane_common::{
-    conntrack::{CtEntryV4, CtKeyV4, CtState, half},
+    conntrack::{CtEntryV4, CtKeyV4, CtState, half, zone},
     maps::MapId,
     net::{AddrV4, Be16, proto},
     policy::{DeniedFlowKey, DeniedFlowValue, Direction},
@@ -85,22 +85,28 @@ fn tracked_flows_are_listed_and_filtered() {
         low_port: Be16::new(5432),
         high_port: Be16::new(40_000),
         proto: proto::TCP,
-        reserved: [0; 3],
+        zone: zone::POD,
+        reserved: [0; 2],
     };
     let state = CtState {
+        tag: key.tag(),
+        service_id: 0,
         last_seen: 0,
         epoch: 1,
-        service_id: 0,
-        egress_rule: 0,
-        ingress_rule: WEB_RULE,
+        denied: 0,
+        mid_stream: 0,
         half: half::PLAIN,
         origin_high: 1,
+        egress_rule: 0,
+        ingress_rule: WEB_RULE,
+        from_host: 0,
         replied: 1,
         fin_original: 0,
         fin_reply: 0,
         closed: 0,
-        from_host: 0,
+        reset: 0,
         backend_gone: 0,
+        reserved: 0,
     };
     let entry = CtEntryV4 {
         state,
@@ -118,6 +124,15 @@ fn tracked_flows_are_listed_and_filtered() {
     assert_eq!(flows[0]["ingress_rule"], "rule 00000100");
     assert_eq!(node.json(&["ct", "list", "--addr", "10.1.0.9"]), flows);
     assert_eq!(node.prints(&["ct", "list", "--addr", "10.1.0.1"]), "no tracked flows\n");
+    let denied = Direction::Ingress as u8;
+    let state = CtState { denied, ingress_rule: DATABASE_SET, ..state };
+    node.write(MapId::CT_EST_V4, key.as_bytes(), CtEntryV4 { state, ..entry }.as_bytes());
+    let flows = node.json(&["conntrack", "list"]);
+    assert_eq!((&flows[0]["state"], &flows[0]["denied"]), (&"denied".into(), &"policy-ingress".into()));
+    assert_eq!(flows[0]["ingress_rule"], serde_json::Value::Null);
+    let text = node.prints(&["conntrack", "list"]);
+    assert!(text.contains("denied (policy-ingress)"), "{text}");
+    assert!(text.contains(&format!("set {DATABASE_SET:08x}")), "{text}");
 }
 
 #[test]

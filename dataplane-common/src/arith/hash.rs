@@ -1,4 +1,4 @@
-//! Hashing for backend choice.
+//! Hashing: for the choice of backends, and to tell reused map elements apart.
 
 /// Mixes 64 bits so that each input bit changes about half of the output bits (the finaliser of `SplitMix64`).
 #[must_use]
@@ -15,6 +15,20 @@ pub const fn mix(value: u64) -> u64 {
 #[inline(always)]
 pub const fn pick(random: u32, count: u32) -> u32 {
     ((random as u64 * count as u64) >> 32) as u32
+}
+
+/// A number that two different sequences of words hardly ever share: one multiplication a word.
+#[must_use]
+#[inline(always)]
+pub const fn tag<const N: usize>(words: &[u64; N]) -> u32 {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut at = 0;
+    while at < N {
+        state = (state ^ words[at]).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        state ^= state >> 32;
+        at += 1;
+    }
+    (state.wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -35,5 +49,12 @@ mod tests {
             buckets[pick((mix(input) >> 32) as u32, 8) as usize] += 1;
         }
         assert!(buckets.iter().all(|count| (9_500..10_500).contains(count)), "{buckets:?}");
+    }
+
+    #[test]
+    fn tags_of_neighbouring_keys_differ() {
+        let mut tags: [u32; 4096] = core::array::from_fn(|at| tag(&[at as u64 & 63, (at as u64) >> 6]));
+        tags.sort_unstable();
+        assert!(tags.windows(2).all(|pair| pair[0] != pair[1]));
     }
 }

@@ -7,7 +7,11 @@ mod reject;
 mod write;
 
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
-use dataplane_common::{fragment::FragmentValue, net::MacAddr, verdict::DropReason};
+use dataplane_common::{
+    fragment::FragmentValue,
+    net::{MacAddr, proto},
+    verdict::DropReason,
+};
 
 pub(crate) use self::{
     l4::{Embedded, embedded},
@@ -84,6 +88,12 @@ impl<A: Copy> Packet<A> {
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
         self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Whether the packet is of a TCP connection that it does not open.
+    #[inline(always)]
+    pub(crate) fn is_mid_stream(&self) -> bool {
+        self.tuple.proto == proto::TCP && !self.is_syn()
     }
 
     /// Whether this packet carries the L4 header.

@@ -1,20 +1,21 @@
 //! The packets of a flow that exists, or of an ICMP error about one.
 use aya_ebpf::programs::TcContext;
-use dataplane_common::verdict::DropReason;
+use dataplane_common::{conntrack::CtState, policy::Direction, verdict::DropReason};
 
-use super::judge;
+use super::judge_openers;
 use crate::{
     config,
+    family::Family,
     flow::{Allowed, Scratch},
+    global::global,
     packet::{self, Fragment, Kind, Parse},
     stage::{
-        conntrack::{self, Hit},
-        icmp_error, nat,
+        conntrack::{self, Hit, change},
+        icmp_error, nat, policy,
     },
 };
 
-/// What is known of a packet's flow. It fits in one register: a `Result` of two parts would leave one undefined when
-/// it returns from a subprogram, and the verifier refuses arithmetic on what happens to be there.
+/// What is known of a packet's flow.
 #[derive(Clone, Copy)]
 pub(super) enum Flow {
     New,
@@ -27,6 +28,34 @@ pub(super) enum Flow {
     Dropped(DropReason),
 }
 
+impl Flow {
+    /// As a global function returns it.
+    #[inline(always)]
+    pub(super) fn code(self) -> u32 {
+        match self {
+            Self::New => 0,
+            Self::Known => 1,
+            Self::Translated => 2,
+            Self::WithoutBackend => 3,
+            Self::Dropped(reason) => DROPPED + reason as u32,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn of_code(code: u32) -> Self {
+        match code {
+            0 => Self::New,
+            1 => Self::Known,
+            2 => Self::Translated,
+            3 => Self::WithoutBackend,
+            _ => Self::Dropped(DropReason::numbered(code - DROPPED).unwrap_or(DropReason::Truncated)),
+        }
+    }
+}
+
+/// The code of a dropped packet is its reason's number behind this.
+const DROPPED: u32 = 256;
+
 /// Looks for the flow of the packet, or of the packet that it quotes.
 #[inline(always)]
 pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
@@ -38,65 +67,122 @@ pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr
 }
 
 /// Conntrack → policy (once per epoch) → NAT.
-#[inline(never)]
+#[inline(always)]
 fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
-    match advance_flow::<F>(ctx, scratch) {
-        Ok(flow) => flow,
-        Err(reason) => Flow::Dropped(reason),
+    let flow = Flow::of_code(advanced::<F>(scratch));
+    if matches!(flow, Flow::Translated)
+        && let Err(reason) = nat::translate::<F>(ctx, scratch)
+    {
+        return Flow::Dropped(reason);
     }
+    flow
+}
+
+global! {
+    /// See [`advance`].
+    fn advanced() -> u32 = advance, known_flow_v4, known_flow_v6
+}
+
+/// Everything but what is written to the packet: the code of what became of its flow.
+#[inline(always)]
+fn advance<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+    advance_flow::<F>(scratch).unwrap_or_else(Flow::Dropped).code()
 }
 
 #[inline(always)]
-fn advance_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
-    let Some(hit) = conntrack::find::<F>(&scratch.packet.tuple) else {
+fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+    let Some(hit) = conntrack::find::<F>(&scratch.packet.tuple, &mut scratch.state, &mut scratch.translation)
+    else {
         return Ok(Flow::New);
     };
-    if conntrack::is_reopened(&hit, &scratch.packet) {
-        hit.cut();
-        return Ok(Flow::New);
+    let is_translated = hit.is_translated(&scratch.state)?;
+    let (mut changes, mut denied) = (0, None);
+    if conntrack::is_reopened(&scratch.state, &scratch.packet) {
+        changes = change::FORGOTTEN;
+    } else if is_stale(&scratch.state) {
+        scratch.judged = scratch.packet.tuple;
+        denied = judge_again::<F>(&hit, scratch, is_translated);
+        changes =
+            if denied.is_some() && scratch.packet.is_syn() { change::FORGOTTEN } else { change::JUDGED };
     }
-    let is_translated = hit.translate(scratch)?;
-    if config::cut_established() && hit.state().epoch != conntrack::policy_epoch() {
-        judge_again::<F>(&hit, scratch, is_translated)?;
+    if changes != change::FORGOTTEN {
+        hit.touch(&scratch.state);
+        if denied.is_none() {
+            changes |= hit.changes(&scratch.packet, &scratch.state);
+        }
     }
-    hit.advance(&scratch.packet);
-    if is_translated {
-        nat::translate::<F>(ctx, scratch)?;
-        return Ok(Flow::Translated);
+    if changes != 0 {
+        conntrack::change::<F>(scratch, changes);
+        if changes == change::FORGOTTEN {
+            return Ok(Flow::New);
+        }
     }
-    Ok(Flow::Known)
+    if let Some(reason) = denied {
+        return Err(reason);
+    }
+    Ok(if is_translated { Flow::Translated } else { Flow::Known })
 }
 
-/// An established flow meets policies that changed since it was judged: it is judged once more, and cut if denied.
-#[inline(never)]
-fn judge_again<F: Parse>(
+/// Whether a flow is to be judged once more. A denied one is each time: what allows more raises no epoch.
+#[inline(always)]
+fn is_stale(state: &CtState) -> bool {
+    config::cut_established() && (state.denied != 0 || state.epoch != policy::epoch())
+}
+
+/// Judges the flow of the packet `scratch.judged`, because policy denied it or policies changed since. Notes in the scratch memory what
+/// its entry is to remember, and tells why it is denied.
+#[inline(always)]
+fn judge_again<F: Family>(
     hit: &Hit<F>,
     scratch: &mut Scratch<F::Addr>,
     is_translated: bool,
-) -> Result<(), DropReason> {
-    let mut allowed = Allowed::NO_RULE;
-    if hit.state().from_host == 0 {
-        // Client to backend, with the addresses of pods: one end is in the packet, the other in the translation.
-        let (packet, new) = (&scratch.packet.tuple, &scratch.translation);
-        let mut original = if hit.is_original { *packet } else { packet.reversed() };
-        if is_translated && hit.is_original {
-            original.destination = new.destination;
-            original.destination_port = new.destination_port;
-        } else if is_translated {
-            original.source = new.destination;
-            original.source_port = new.destination_port;
+) -> Option<DropReason> {
+    // Client to backend, with the addresses of pods: one end is in the packet, the other in the translation.
+    let new = &scratch.translation;
+    let original = &mut scratch.judged;
+    if !hit.is_original {
+        *original = original.reversed();
+    }
+    if is_translated && hit.is_original {
+        original.destination = new.destination;
+        original.destination_port = new.destination_port;
+    } else if is_translated {
+        original.source = new.destination;
+        original.source_port = new.destination_port;
+    }
+    let reason = match judge_by_origin::<F>(scratch) {
+        Ok(allowed) => {
+            scratch.state.denied = 0;
+            scratch.state.egress_rule = allowed.egress_rule;
+            scratch.state.ingress_rule = allowed.ingress_rule;
+            return None;
         }
-        scratch.judged = original;
-        match judge::<F>(scratch) {
-            Ok(rules) => allowed = rules,
-            Err(reason) => {
-                hit.cut();
-                return Err(reason);
-            }
+        Err(reason) => reason,
+    };
+    if matches!(reason, DropReason::PolicyEgress) {
+        scratch.state.denied = Direction::Egress as u8;
+        scratch.state.egress_rule = scratch.denied_by;
+    } else {
+        scratch.state.denied = Direction::Ingress as u8;
+        scratch.state.ingress_rule = scratch.denied_by;
+    }
+    Some(if scratch.state.mid_stream != 0 { DropReason::MidStream } else { reason })
+}
+
+/// Judges `scratch.judged` by what is known of who opened it.
+#[inline(always)]
+fn judge_by_origin<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Allowed, DropReason> {
+    let is_from_host = scratch.state.from_host != 0;
+    let is_mid_stream = scratch.state.mid_stream != 0;
+    if is_from_host {
+        // The host may reach its pods: what is left to ask is whether the pod may have opened it.
+        scratch.judged = scratch.judged.reversed();
+        scratch.epoch = policy::epoch();
+        if !is_mid_stream {
+            return Ok(Allowed::NO_RULE);
         }
     }
-    hit.set_judged(allowed);
-    Ok(())
+    judge_openers::<F>(scratch, is_mid_stream && !is_from_host)
 }
 
 /// An ICMP error about a flow that exists passes with it.
@@ -111,12 +197,50 @@ fn related_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Fl
 #[inline(always)]
 fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     let embedded = packet::embedded::<F>(ctx, &scratch.packet)?;
-    let Some(hit) = conntrack::find_quoted::<F>(&embedded.tuple) else {
+    scratch.judged = embedded.tuple.reversed();
+    let flow = Flow::of_code(quoted::<F>(scratch));
+    if matches!(flow, Flow::Translated) {
+        icmp_error::translate::<F>(ctx, scratch, &embedded)?;
+    }
+    Ok(flow)
+}
+
+global! {
+    /// See [`find_quoted`].
+    fn quoted() -> u32 = find_quoted, quoted_flow_v4, quoted_flow_v6
+}
+
+/// The code of the flow that an ICMP error is related to: an error travels as `scratch.judged` does, the answer to the
+/// packet that it quotes.
+#[inline(always)]
+fn find_quoted<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+    relate::<F>(scratch).unwrap_or_else(Flow::Dropped).code()
+}
+
+/// Only who sent the quoted packet learns of it, and of pods only the one that it was sent to may tell: pods are no
+/// routers. Anything else is a message of its own.
+#[inline(always)]
+fn relate<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+    let (sender, answer) = (&scratch.packet.tuple, &scratch.judged);
+    if sender.destination != answer.destination {
+        return Ok(Flow::New);
+    }
+    if sender.source != answer.source && is_pod::<F>(&sender.source) {
+        return Ok(Flow::New);
+    }
+    let Some(hit) = conntrack::find::<F>(answer, &mut scratch.state, &mut scratch.translation) else {
         return Ok(Flow::New);
     };
-    if hit.translate(scratch)? {
-        icmp_error::translate::<F>(ctx, scratch, &embedded)?;
-        return Ok(Flow::Translated);
+    let is_translated = hit.is_translated(&scratch.state)?;
+    if is_stale(&scratch.state) && judge_again::<F>(&hit, scratch, is_translated).is_some() {
+        // Not a packet of the flow: nothing of it is remembered, and it is not counted as denied.
+        return Err(DropReason::UnrelatedIcmpError);
     }
-    Ok(Flow::Known)
+    Ok(if is_translated { Flow::Translated } else { Flow::Known })
+}
+
+/// Whether an address is that of a pod, of this node or of another.
+#[inline(always)]
+fn is_pod<F: Family>(addr: &F::Addr) -> bool {
+    F::endpoint(addr).is_some() || F::route(addr).is_some()
 }

@@ -54,10 +54,22 @@ fn observed<F: Family>(
     verdict
 }
 
-/// Judges `scratch.judged` by the sets of whichever of its ends are local pods.
+/// Judges `scratch.judged` by the sets of whichever of its ends are local pods. Where it is not known which end opened
+/// the flow, both must be allowed to.
 #[inline(always)]
-fn judge<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Allowed, DropReason> {
-    let egress_set = local_pod::<F>(&scratch.judged.source).egress_set;
-    let ingress_set = local_pod::<F>(&scratch.judged.destination).ingress_set;
-    policy::judge::<F>(scratch, egress_set, ingress_set)
+fn judge_openers<F: Family>(scratch: &mut Scratch<F::Addr>, both: bool) -> Result<Allowed, DropReason> {
+    let epoch = policy::epoch();
+    let mut allowed = Allowed::NO_RULE;
+    let mut ways = if both { 2 } else { 1 };
+    while ways > 0 {
+        let egress_set = local_pod::<F>(&scratch.judged.source).egress_set;
+        let ingress_set = local_pod::<F>(&scratch.judged.destination).ingress_set;
+        allowed = policy::judge::<F>(scratch, egress_set, ingress_set)?;
+        ways -= 1;
+        if ways > 0 {
+            scratch.judged = scratch.judged.reversed();
+        }
+    }
+    scratch.epoch = epoch;
+    Ok(allowed)
 }

@@ -2,10 +2,11 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::verdict::DropReason;
 
-use super::{known::Flow, local_pod};
+use super::{judge_openers, known::Flow, local_pod};
 use crate::{
     family::Family,
     flow::{Allowed, Scratch, Tuple},
+    global::global,
     packet::{self, Fragment, Kind, Packet, Parse},
     stage::{
         conntrack::{self, Opening},
@@ -36,6 +37,7 @@ fn translate_new<F: Parse>(
     let service_id = match service::choose::<F>(&client.destination, client.destination_port, client.proto) {
         Choice::None => return Ok(Flow::New),
         Choice::Reject if scratch.packet.fragment == Fragment::Whole => return Ok(Flow::WithoutBackend),
+        Choice::Backend { .. } if scratch.packet.is_mid_stream() => return without_flow(&scratch.packet),
         Choice::Reject => return Err(DropReason::NoBackend),
         Choice::Drop => return Err(DropReason::NoLocalBackend),
         Choice::Backend { addr, port, service_id } => {
@@ -51,14 +53,24 @@ fn translate_new<F: Parse>(
         scratch.translation.source = F::HAIRPIN;
     }
     nat::mark_translated::<F>(&scratch.packet.tuple.source);
-    let opening = Opening::new(service_id, allowed, false);
+    let opening = Opening { service_id, allowed, is_from_host: false, is_mid_stream: false };
     conntrack::open_translated::<F>(scratch, &opening)?;
     nat::translate::<F>(ctx, scratch)?;
     Ok(Flow::Translated)
 }
 
+/// A segment to a frontend whose connection is not known: nobody knows its backend any more, so its client learns that
+/// it has ended.
+#[inline(always)]
+fn without_flow<A: Copy>(packet: &Packet<A>) -> Result<Flow, DropReason> {
+    if packet.fragment == Fragment::Whole && packet.tcp_flags & packet::tcp::RST == 0 {
+        return Ok(Flow::WithoutBackend);
+    }
+    Err(DropReason::MidStream)
+}
+
 /// Policy → conntrack for the first packet of a flow that is not translated.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn judge_and_open<F: Parse>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
@@ -69,16 +81,81 @@ pub(super) fn judge_and_open<F: Parse>(
         (_, Fragment::Orphan) => return Err(DropReason::FragmentWithoutFirst),
         _ => {}
     }
+    opened(open_if_allowed::<F>(scratch, egress_set, ingress_set))
+}
+
+/// The first packet from this host to a pod. The pod's own node always reaches it: kubelet's probes must pass. But a
+/// segment of a connection that is not known may answer the pod, which policy may forbid to open one.
+#[inline(always)]
+pub(super) fn open_from_host<F: Parse>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropReason> {
+    opened(open_as_host::<F>(scratch))
+}
+
+/// What a global function says of a flow that it was to open.
+#[inline(always)]
+fn opened(code: u32) -> Result<(), DropReason> {
+    match Flow::of_code(code) {
+        Flow::Dropped(reason) => Err(reason),
+        Flow::New | Flow::Known | Flow::Translated | Flow::WithoutBackend => Ok(()),
+    }
+}
+
+global! {
+    /// See [`open_allowed`].
+    fn open_if_allowed(egress_set, ingress_set) -> u32 = allowed_code, judge_and_open_v4, judge_and_open_v6
+}
+
+global! {
+    /// See [`open_by_host`].
+    fn open_as_host() -> u32 = by_host_code, open_from_host_v4, open_from_host_v6
+}
+
+#[inline(always)]
+fn allowed_code<F: Family>(scratch: &mut Scratch<F::Addr>, egress_set: u32, ingress_set: u32) -> u32 {
+    open_allowed::<F>(scratch, egress_set, ingress_set).map_or_else(Flow::Dropped, |()| Flow::New).code()
+}
+
+#[inline(always)]
+fn by_host_code<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+    open_by_host::<F>(scratch).map_or_else(Flow::Dropped, |()| Flow::New).code()
+}
+
+#[inline(always)]
+fn open_allowed<F: Family>(
+    scratch: &mut Scratch<F::Addr>,
+    egress_set: u32,
+    ingress_set: u32,
+) -> Result<(), DropReason> {
     scratch.judged = scratch.packet.tuple;
+    if scratch.packet.is_mid_stream() {
+        judge_openers::<F>(scratch, true).map_err(|_| DropReason::MidStream)?;
+        open::<F>(scratch, Allowed::NO_RULE, false);
+        return Ok(());
+    }
     let allowed = policy::judge::<F>(scratch, egress_set, ingress_set)?;
-    open::<F>(&scratch.packet, allowed, false);
+    open::<F>(scratch, allowed, false);
     Ok(())
 }
 
 #[inline(always)]
-pub(super) fn open<F: Family>(packet: &Packet<F::Addr>, allowed: Allowed, from_host: bool) {
+fn open_by_host<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropReason> {
+    if scratch.packet.is_mid_stream() {
+        scratch.judged = scratch.packet.tuple.reversed();
+        judge_openers::<F>(scratch, false).map_err(|_| DropReason::MidStream)?;
+    } else {
+        scratch.epoch = policy::epoch();
+    }
+    open::<F>(scratch, Allowed::NO_RULE, true);
+    Ok(())
+}
+
+#[inline(always)]
+fn open<F: Family>(scratch: &mut Scratch<F::Addr>, allowed: Allowed, is_from_host: bool) {
+    let packet = &scratch.packet;
     // A reset opens nothing, and an error belongs to another flow.
     if packet.kind == Kind::Flow && packet.tcp_flags & packet::tcp::RST == 0 {
-        conntrack::open::<F>(&packet.tuple, &Opening::new(0, allowed, from_host));
+        let is_mid_stream = packet.is_mid_stream();
+        let opening = Opening { service_id: 0, allowed, is_from_host, is_mid_stream };
+        conntrack::open::<F>(scratch, &opening);
     }
 }

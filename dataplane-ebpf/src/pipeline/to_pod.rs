@@ -8,12 +8,12 @@ use dataplane_common::{
 use super::{
     known::{Flow, find_flow},
     local_pod, observed,
-    opening::{judge_and_open, open},
+    opening::{judge_and_open, open_from_host},
 };
 use crate::{
     config,
     family::{V4, V6},
-    flow::{Allowed, Scratch},
+    flow::Scratch,
     packet::{self, Kind, Parse, ethertype},
 };
 
@@ -66,8 +66,7 @@ pub(super) fn enter<F: Parse>(
     }
     if destination.is_isolated() {
         if from_host {
-            // The pod's own node always reaches it: kubelet probes must pass.
-            open::<F>(&scratch.packet, Allowed::NO_RULE, true);
+            open_from_host::<F>(scratch)?;
         } else {
             judge_and_open::<F>(scratch, 0, destination.ingress_set)?;
         }

@@ -9,30 +9,65 @@ use dataplane_common::{
 use crate::{
     family::Family,
     flow::{Allowed, Scratch, Tuple},
-    maps::POLICIES,
+    global::global,
+    maps::{POLICIES, POLICY_EPOCH},
 };
 
+/// The current policy epoch.
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    POLICY_EPOCH.get(0).copied().unwrap_or(0)
+}
+
 /// Judges the flow `scratch.judged`: its original tuple, after service translation.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn judge<F: Family>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
 ) -> Result<Allowed, DropReason> {
+    // Before the rules: a change that comes in between raises it.
+    scratch.epoch = epoch();
+    let rules = rules_of::<F>(scratch, egress_set, ingress_set);
+    let (egress_rule, ingress_rule) = halves(rules);
+    if egress_rule == DENIED {
+        scratch.denied_by = egress_set;
+        return Err(DropReason::PolicyEgress);
+    }
+    if ingress_rule == DENIED {
+        scratch.denied_by = ingress_set;
+        return Err(DropReason::PolicyIngress);
+    }
+    Ok(Allowed { egress_rule, ingress_rule })
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
+const fn halves(rules: u64) -> (u32, u32) {
+    (rules as u32, (rules >> 32) as u32)
+}
+
+/// In place of a rule: none allows.
+const DENIED: u32 = u32::MAX;
+
+global! {
+    /// See [`allowing_rules`].
+    fn rules_of(egress_set, ingress_set) -> u64 = allowing_rules, judge_v4, judge_v6
+}
+
+/// The rules that allow `scratch.judged`, egress in the lower half; [`DENIED`] where none does.
+#[inline(always)]
+fn allowing_rules<F: Family>(scratch: &mut Scratch<F::Addr>, egress_set: u32, ingress_set: u32) -> u64 {
     let tuple = &scratch.judged;
     if tuple.source == tuple.destination {
         // A pod reaches itself, through a service too: the concept page exempts it.
-        return Ok(Allowed::NO_RULE);
+        return 0;
     }
     let Some(egress_rule) = allowing_rule::<F>(egress_set, &tuple.destination, tuple) else {
-        scratch.denied_by = egress_set;
-        return Err(DropReason::PolicyEgress);
+        return u64::from(DENIED);
     };
-    let Some(ingress_rule) = allowing_rule::<F>(ingress_set, &tuple.source, tuple) else {
-        scratch.denied_by = ingress_set;
-        return Err(DropReason::PolicyIngress);
-    };
-    Ok(Allowed { egress_rule, ingress_rule })
+    let ingress_rule = allowing_rule::<F>(ingress_set, &tuple.source, tuple).unwrap_or(DENIED);
+    u64::from(egress_rule) | u64::from(ingress_rule) << 32
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! The real programs in the real kernel, run one packet at a time by `BPF_PROG_TEST_RUN`.
 pub mod addresses;
+pub mod control;
 pub mod fixture;
 mod interfaces;
 pub mod random;
@@ -16,7 +17,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
 use bpf_maps::Map;
-use dataplane_common::{config::Config, maps::MapId, verdict::Hook};
+use dataplane_common::{config::Config, endpoint::EndpointValue, maps::MapId, verdict::Hook};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 pub use self::{
     interfaces::{in_private_netns, interface_mac},
@@ -104,6 +106,11 @@ impl Programs {
 
     /// Runs a hook on a frame as it is.
     pub fn run(&self, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<Run> {
+        self.run_from(hook, ifindex, 0, frame)
+    }
+
+    /// As [`Self::run`], for a packet that came into this host on `ingress_ifindex`.
+    pub fn run_from(&self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Result<Run> {
         let program = match hook {
             Hook::FromPod => &self.from_pod,
             Hook::ToPod => &self.to_pod,
@@ -111,7 +118,12 @@ impl Programs {
             Hook::Connect | Hook::Sendmsg => return Err(anyhow!("{} cannot be test-run", hook.name())),
         };
         let mut counters = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = bpf_maps::program::test_run(program.as_fd(), frame, &verdict::context(ifindex), 1)?;
+        let run = bpf_maps::program::test_run(
+            program.as_fd(),
+            frame,
+            &verdict::context(ifindex, ingress_ifindex),
+            1,
+        )?;
         let after = self.counters()?;
         let counted = verdict::counted(hook, &counters, &after)?;
         *counters = after;
@@ -124,7 +136,7 @@ impl Programs {
         let run = bpf_maps::program::test_run(
             program.as_fd(),
             &packet.bytes(),
-            &verdict::context(ifindex),
+            &verdict::context(ifindex, 0),
             repeat,
         )?;
         Ok(run.duration_ns)
@@ -149,6 +161,20 @@ impl Programs {
             let map = self.map(id);
             let keys: Vec<Vec<u8>> = map.dump()?.into_iter().map(|(key, _)| key).collect();
             map.delete_batch(&keys)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back that pods have translated flows: nothing must be left of those flows that a packet could meet.
+    pub fn forget_translations(&self) -> Result<()> {
+        for id in [MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6] {
+            let map = self.map(id);
+            for (key, value) in map.dump()? {
+                let mut endpoint = EndpointValue::read_from_bytes(&value)
+                    .map_err(|_| anyhow!("an endpoint of {} bytes", value.len()))?;
+                endpoint.translated = 0;
+                map.update(&key, endpoint.as_bytes())?;
+            }
         }
         Ok(())
     }

@@ -43,11 +43,14 @@ pub(super) enum Counted {
     Drop(DropReason),
 }
 
-/// `struct __sk_buff` with its `ifindex` set: the only field that a test run may set and these programs read.
-pub(super) fn context(ifindex: u32) -> Vec<u8> {
+/// `struct __sk_buff` with `ingress_ifindex` and `ifindex` set: the fields that a test run may set and these programs
+/// read.
+pub(super) fn context(ifindex: u32, ingress_ifindex: u32) -> Vec<u8> {
     const SIZE: usize = 192;
+    const INGRESS_IFINDEX: usize = 36;
     const IFINDEX: usize = 40;
     let mut context = vec![0; SIZE];
+    context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&ingress_ifindex.to_ne_bytes());
     context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
     context
 }

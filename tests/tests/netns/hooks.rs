@@ -12,7 +12,7 @@ use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, eventually},
     kernel,
-    probe::wire::Target,
+    probe::wire::{Target, Transport},
     program::OBJECT,
     topology::{Node, Pod, Topology},
 };
@@ -84,8 +84,10 @@ impl Stage {
         self.targets().into_iter().try_for_each(|target| is_silent(self.locked.probe(), target))
     }
 
+    /// Datagrams alone: the answer to a connection that a hook did not see opens nothing at the server's hook.
     fn policy_is_open(&self) -> Result<()> {
-        self.targets().into_iter().try_for_each(|target| becomes_answered(self.locked.probe(), target))
+        let at = self.server.at(PORT);
+        at.into_iter().try_for_each(|to| becomes_answered(self.locked.probe(), target(Transport::Udp, to)))
     }
 
     /// The agent, which was paused for the attack, says what it found, and the node is ready with the program in its

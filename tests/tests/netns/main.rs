@@ -15,6 +15,7 @@ mod pod_to_pod;
 mod policy;
 mod policy_table;
 mod restart;
+mod revocation;
 mod second_interface;
 mod sockets;
 mod spoofing;

@@ -195,6 +195,10 @@ fn an_allowed_connection_survives_policy_changes() -> Result<()> {
     let near = server(&topology, PodSpec::new("default", "near"), &[80])?;
     let far = server(&topology, PodSpec::new("default", "far").on(1), &[80])?;
     let client = topology.add_pod(PodSpec::new("default", "client").label("app", "client"))?;
+    // Opened under a policy: of a connection that is older than all policies nobody knows who opened it.
+    let all = json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}] });
+    topology.control_plane.apply(&policy("changing", &all))?;
+    topology.settle()?;
     let mut connections = Vec::new();
     for transport in TRANSPORTS {
         for to in near.at(80).into_iter().chain(far.at(80)) {

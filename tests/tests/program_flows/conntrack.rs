@@ -6,7 +6,7 @@ use harness::{
     program::{NO_HOST, Verdict},
 };
 
-use crate::{CLASS, INTO_B, RULE, SET_B, in_both_families, syn, tcp};
+use crate::{CLASS, INTO_A, INTO_B, RULE, SET_B, in_both_families, syn, tcp};
 
 #[test]
 fn a_flow_is_established_by_its_third_packet_and_leaves_when_it_ends() -> Result<()> {
@@ -38,8 +38,39 @@ fn both_halves_of_a_translated_flow_are_promoted_and_closed_together() -> Result
         assert_eq!(world.flows()?, (2, 0));
         world.a_sends(world.vip, tcp(4000, 80, flag::ACK))?;
         assert_eq!(world.flows()?, (0, 2));
-        world.b_sends(world.a, tcp(8080, 4000, flag::RST))?;
+        world.a_sends(world.vip, tcp(4000, 80, flag::FIN | flag::ACK))?;
+        assert_eq!(world.flows()?, (0, 2), "half closed");
+        world.b_sends(world.a, tcp(8080, 4000, flag::FIN | flag::ACK))?;
         assert_eq!(world.flows()?, (2, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_reset_that_its_receiver_does_not_take_leaves_the_flow_as_it_was() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(0, 0, SET_B, 0)?;
+        world.programs.class(world.a, CLASS)?;
+        world.programs.allow(SET_B, CLASS, TCP, 8080, RULE)?;
+        world.programs.frontend((world.vip, 80, TCP), 0, &[(world.b, 8080)], 0)?;
+        for (to, entries, port) in [(world.b, 1, 8080), (world.vip, 2, 80)] {
+            world.programs.forget_flows()?;
+            world.a_sends(to, syn(4000, port))?;
+            world.b_sends(world.a, tcp(8080, 4000, flag::SYN | flag::ACK))?;
+            world.a_sends(to, tcp(4000, port, flag::ACK))?;
+            for by_client in [true, false] {
+                if by_client {
+                    world.a_sends(to, tcp(4000, port, flag::RST))?;
+                } else {
+                    world.b_sends(world.a, tcp(8080, 4000, flag::RST))?;
+                }
+                assert_eq!(world.flows()?, (0, entries), "not where it may be evicted");
+                assert!(world.established()?.iter().all(|state| state.reset == 1));
+                assert_eq!(world.b_sends(world.a, tcp(8080, 4000, flag::ACK))?.verdict, INTO_A);
+                assert_eq!(world.a_sends(to, tcp(4000, port, flag::ACK))?.verdict, INTO_B);
+                assert!(world.established()?.iter().all(|state| state.reset == 0), "it lives on");
+            }
+        }
         Ok(())
     })
 }

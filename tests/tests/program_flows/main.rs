@@ -1,10 +1,12 @@
 //! One behaviour of the tc programs at a time, in both families: packet in, verdict and packet out.
 mod conntrack;
+mod errors;
 mod forwarding;
 mod from_netdev;
 mod neighbour;
 mod packets;
 mod policy;
+mod revoked;
 mod service;
 
 use std::net::IpAddr;
@@ -87,6 +89,13 @@ impl World<'_> {
     fn to_a(&self, from: IpAddr, transport: Transport) -> Result<Run> {
         let packet = Packet::new(from, self.a, transport).between(host_mac(1), pod_mac(1));
         self.programs.to_pod(self.interfaces[0], &packet)
+    }
+
+    /// Raises the policy epoch, as the agent does after a change that may revoke.
+    fn next_epoch(&self) -> Result<()> {
+        let epoch = self.programs.map(MapId::POLICY_EPOCH).lookup(&0u32.to_ne_bytes())?.unwrap_or_default();
+        let epoch = epoch.try_into().map_or(0, u32::from_ne_bytes);
+        self.programs.set_epoch(epoch + 1)
     }
 
     /// Flows tracked in this family: half-open and established.

@@ -5,11 +5,7 @@ use std::{env, net::IpAddr, panic::resume_unwind, thread, time::SystemTime};
 
 use agent_core::{
     model::{Family, endpoint::AttachmentId},
-    observed::Observed,
     oracle::{self, Choice, Subject},
-    plan::{Action, Plan, plan},
-    render::{NodeConfig, render},
-    state::{Changed, ClusterState},
     update::Update,
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,6 +15,7 @@ use harness::{
     program::{
         NO_HOST, Programs, Run, Verdict,
         addresses::{LOCAL_PODS, Place, node_ip, place, pod_ip},
+        control::ControlPlane,
         fixture::{host_mac, octets, pod_mac},
         in_private_netns,
         random::{Generator, NODE},
@@ -43,54 +40,14 @@ struct Cluster<'a> {
     interfaces: &'a [u32],
     /// Every packet to a pod comes from a process of its node.
     from_host: bool,
-    state: ClusterState,
-    observed: Observed,
-    config: NodeConfig,
+    control: ControlPlane<'a>,
     next_port: u16,
 }
 
 impl<'a> Cluster<'a> {
     fn new(programs: &'a Programs, interfaces: &'a [u32], from_host: bool) -> Self {
-        let uplink = interfaces.last().copied();
-        let config = NodeConfig { node_name: NODE.to_owned(), uplink_v4: uplink, uplink_v6: uplink };
-        // Starts from what the last cluster left in the maps, as a restarted agent does.
-        let observed = Observed::from_dump(|map| programs.map(map).dump().expect("the maps can be read"));
-        Self {
-            programs,
-            interfaces,
-            from_host,
-            state: ClusterState::default(),
-            observed,
-            config,
-            next_port: 1024,
-        }
-    }
-
-    fn apply(&mut self, updates: Vec<Update>) -> Result<()> {
-        let mut changed = Changed::default();
-        for update in updates {
-            changed.extend(self.state.apply(update));
-        }
-        let desired = render(&self.state, &self.config, &changed);
-        let plan = plan(&desired, &self.observed);
-        ensure!(plan.problems.is_empty(), "the plan has problems: {:?}", plan.problems);
-        self.carry_out(&plan)?;
-        self.observed.release_quarantined();
-        Ok(())
-    }
-
-    fn carry_out(&mut self, plan: &Plan) -> Result<()> {
-        for step in &plan.steps {
-            let map = self.programs.map(step.map);
-            match &step.action {
-                Action::Upsert(entries) => map.update_batch(entries)?,
-                Action::Delete(keys) => {
-                    map.delete_batch(keys)?;
-                }
-            }
-            self.observed.record(step);
-        }
-        Ok(())
+        let control = ControlPlane::new(programs, interfaces.last().copied());
+        Self { programs, interfaces, from_host, control, next_port: 1024 }
     }
 
     /// A source port that no flow used since the maps were emptied. A protocol without ports has one flow per pair
@@ -122,7 +79,7 @@ impl<'a> Cluster<'a> {
         let client_port = self.fresh_port(protocol)?;
         let source = pod_ip(pod, Family::of(destination));
         let run = self.run_from_pod(pod, destination, opening(protocol, client_port, port))?;
-        let choice = oracle::resolve(&self.state, NODE, destination, port, protocol);
+        let choice = oracle::resolve(&self.control.state, NODE, destination, port, protocol);
         let backends: Vec<(IpAddr, u16)> = match choice {
             Choice::NotAService => vec![(destination, port)],
             Choice::OneOf(backends) => backends.iter().map(|backend| (backend.addr, backend.port)).collect(),
@@ -140,7 +97,8 @@ impl<'a> Cluster<'a> {
             .into_iter()
             .map(|(addr, port)| {
                 let to = Subject::Address(addr);
-                let judgement = oracle::judge(&self.state, Subject::Address(source), to, protocol, port);
+                let judgement =
+                    oracle::judge(&self.control.state, Subject::Address(source), to, protocol, port);
                 (addr, port, verdict(judgement.denied_here_by(), place(addr)))
             })
             .collect();
@@ -247,7 +205,7 @@ impl<'a> Cluster<'a> {
         let run = self.run_to_pod(pod, peer, opening(protocol, client_port, port))?;
         let source = if self.from_host { Subject::OwnNode(peer) } else { Subject::Address(peer) };
         let destination = Subject::Address(pod_ip(pod, Family::of(peer)));
-        let judgement = oracle::judge(&self.state, source, destination, protocol, port);
+        let judgement = oracle::judge(&self.control.state, source, destination, protocol, port);
         let expected = match judgement.denied_here_by() {
             Some(Direction::Ingress) => Verdict::Drop(DropReason::PolicyIngress),
             Some(Direction::Egress) | None => Verdict::Pass,
@@ -282,7 +240,7 @@ fn explore(seed: u64, from_host: bool, cases: usize) -> Result<()> {
             let mut cluster = Cluster::new(&programs, interfaces, from_host);
             let mut generator = Generator { rng: &mut rng, interfaces };
             let updates = generator.cluster();
-            cluster.apply(updates)?;
+            cluster.control.apply(updates)?;
             for change in 0..CHANGES {
                 for _ in 0..PACKETS {
                     let flow = random_flow(&mut generator);
@@ -311,7 +269,7 @@ fn explore(seed: u64, from_host: bool, cases: usize) -> Result<()> {
                 // Flows are judged afresh: what an earlier state of the cluster allowed must not help.
                 programs.forget_flows()?;
                 let update = generator.change();
-                cluster.apply(vec![update])?;
+                cluster.control.apply(vec![update])?;
             }
         }
         println!("{judged} packets in {clusters} clusters judged alike");
@@ -362,9 +320,9 @@ fn an_endpoint_whose_pod_is_unknown_can_neither_send_nor_be_reached() -> Result<
         let mut cluster = Cluster::new(&programs, interfaces, false);
         let updates = Generator { rng: &mut rng, interfaces }.cluster();
         let without_pods = updates.into_iter().filter(|update| !matches!(update, Update::Pod(_)));
-        cluster.apply(without_pods.collect())?;
+        cluster.control.apply(without_pods.collect())?;
         let attachment = AttachmentId { container_id: "c0".to_owned(), ifname: "eth0".to_owned() };
-        let status = agent_core::render::endpoint_status(&cluster.state, &attachment);
+        let status = agent_core::render::endpoint_status(&cluster.control.state, &attachment);
         assert_eq!(status, agent_core::render::EndpointStatus::WaitingForPod);
         assert_eq!(programs.count(MapId::ENDPOINTS_V4)?, usize::from(LOCAL_PODS));
         let peer = pod_ip(1, Family::V4);

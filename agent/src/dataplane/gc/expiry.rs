@@ -7,8 +7,11 @@ use dataplane_common::{conntrack::CtState, net::proto};
 const TCP_UNANSWERED: Duration = Duration::from_mins(2);
 /// A TCP flow that was answered but not established, or not for lack of room.
 const TCP_HANDSHAKE: Duration = Duration::from_mins(5);
-/// A TCP flow that one side has finished, or both.
-const TCP_CLOSING: Duration = Duration::from_mins(2);
+/// A TCP flow that both sides have finished, or that was reset.
+const TCP_CLOSED: Duration = Duration::from_mins(2);
+/// A TCP flow that one side has finished: kube-proxy gives netfilter this hour, because the other side may have much to
+/// say yet.
+const TCP_HALF_CLOSED: Duration = Duration::from_hours(1);
 /// An idle TCP flow.
 const TCP_ESTABLISHED: Duration = Duration::from_hours(5 * 24);
 /// An idle TCP flow when room for flows runs out: more than Linux's first keepalive (2 h) and its repeats.
@@ -17,6 +20,9 @@ const TCP_ESTABLISHED_CROWDED: Duration = Duration::from_secs(8000);
 const DATAGRAM_UNANSWERED: Duration = Duration::from_secs(30);
 /// A datagram flow in both directions.
 const DATAGRAM_ANSWERED: Duration = Duration::from_mins(2);
+
+/// A flow that policy denies: as long as something of it is still sent, it is remembered.
+const DENIED: Duration = Duration::from_mins(2);
 
 /// What is known about a flow besides its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +35,17 @@ pub(super) struct Circumstances {
 
 /// How long a flow may stay without a packet.
 pub(super) fn timeout(proto: u8, state: &CtState, circumstances: Circumstances) -> Duration {
+    if state.denied != 0 {
+        return DENIED;
+    }
     if proto != proto::TCP {
         return if state.replied == 0 { DATAGRAM_UNANSWERED } else { DATAGRAM_ANSWERED };
     }
-    if state.closed | state.fin_original | state.fin_reply != 0 {
-        return TCP_CLOSING;
+    if state.closed | state.reset != 0 {
+        return TCP_CLOSED;
+    }
+    if state.fin_original | state.fin_reply != 0 {
+        return TCP_HALF_CLOSED;
     }
     match circumstances {
         Circumstances { is_established: true, is_crowded: false } => TCP_ESTABLISHED,
@@ -52,6 +64,8 @@ pub(super) fn joined(one: &CtState, other: &CtState) -> CtState {
         fin_original: one.fin_original | other.fin_original,
         fin_reply: one.fin_reply | other.fin_reply,
         closed: one.closed | other.closed,
+        reset: one.reset & other.reset,
+        denied: one.denied | other.denied,
         ..*one
     }
 }
@@ -61,19 +75,24 @@ mod tests {
     use super::*;
 
     const STATE: CtState = CtState {
+        tag: 0,
+        service_id: 0,
         last_seen: 0,
         epoch: 0,
-        service_id: 0,
-        egress_rule: 0,
-        ingress_rule: 0,
+        denied: 0,
+        mid_stream: 0,
         half: 0,
         origin_high: 0,
+        egress_rule: 0,
+        ingress_rule: 0,
+        from_host: 0,
         replied: 0,
         fin_original: 0,
         fin_reply: 0,
         closed: 0,
-        from_host: 0,
+        reset: 0,
         backend_gone: 0,
+        reserved: 0,
     };
     const NEW: Circumstances = Circumstances { is_established: false, is_crowded: false };
     const ESTABLISHED: Circumstances = Circumstances { is_established: true, is_crowded: false };
@@ -89,12 +108,22 @@ mod tests {
     }
 
     #[test]
-    fn a_closing_tcp_flow_goes_soon_wherever_it_is() {
+    fn a_closed_tcp_flow_goes_soon_and_a_half_closed_one_has_an_hour_wherever_it_is() {
         let fin = CtState { replied: 1, fin_reply: 1, ..STATE };
-        let closed = CtState { replied: 1, closed: 1, ..STATE };
+        let closed = CtState { closed: 1, ..fin };
+        let reset = CtState { replied: 1, reset: 1, ..STATE };
         for circumstances in [NEW, ESTABLISHED] {
-            assert_eq!(timeout(proto::TCP, &fin, circumstances), TCP_CLOSING);
-            assert_eq!(timeout(proto::TCP, &closed, circumstances), TCP_CLOSING);
+            assert_eq!(timeout(proto::TCP, &fin, circumstances), Duration::from_hours(1));
+            assert_eq!(timeout(proto::TCP, &closed, circumstances), Duration::from_mins(2));
+            assert_eq!(timeout(proto::TCP, &reset, circumstances), Duration::from_mins(2));
+        }
+    }
+
+    #[test]
+    fn a_denied_flow_is_remembered_for_two_minutes_of_silence() {
+        for proto in [proto::TCP, proto::UDP, proto::SCTP] {
+            let denied = CtState { replied: 1, denied: 1, ..STATE };
+            assert_eq!(timeout(proto, &denied, ESTABLISHED), Duration::from_mins(2));
         }
     }
 
@@ -122,5 +151,8 @@ mod tests {
         let flow = joined(&client, &backend);
         assert_eq!((flow.last_seen, flow.replied, flow.fin_original, flow.fin_reply), (20, 1, 1, 1));
         assert_eq!(joined(&backend, &client).last_seen, 20);
+        let (reset, denied) = (CtState { reset: 1, ..client }, CtState { denied: 2, ..backend });
+        assert_eq!(joined(&reset, &denied).reset, 0, "one half has seen the flow live on");
+        assert_eq!(joined(&reset, &denied).denied, 2);
     }
 }

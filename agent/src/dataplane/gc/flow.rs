@@ -2,7 +2,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::{
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, half},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, half, zone},
     maps::MapId,
     net::{AddrV4, AddrV6, Be16},
 };
@@ -117,17 +117,25 @@ pub(super) fn with_backend_gone(family: Family, value: &[u8]) -> Option<Vec<u8>>
 /// The key that both directions of a flow share: its ends in ascending order of their raw words, as the programs
 /// compare them. `None` when an end is of the other family.
 fn key(family: Family, one: SocketAddr, other: SocketAddr, proto: u8) -> Option<Vec<u8>> {
-    let reserved = [0; 3];
+    let (zone, reserved) = (zone::POD, [0; 2]);
     match family {
         Family::V4 => {
             let ends = [raw_v4(one)?, raw_v4(other)?];
             let ((low_addr, low_port), (high_addr, high_port)) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
-            Some(CtKeyV4 { low_addr, high_addr, low_port, high_port, proto, reserved }.as_bytes().to_vec())
+            Some(
+                CtKeyV4 { low_addr, high_addr, low_port, high_port, proto, zone, reserved }
+                    .as_bytes()
+                    .to_vec(),
+            )
         }
         Family::V6 => {
             let ends = [raw_v6(one)?, raw_v6(other)?];
             let ((low_addr, low_port), (high_addr, high_port)) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
-            Some(CtKeyV6 { low_addr, high_addr, low_port, high_port, proto, reserved }.as_bytes().to_vec())
+            Some(
+                CtKeyV6 { low_addr, high_addr, low_port, high_port, proto, zone, reserved }
+                    .as_bytes()
+                    .to_vec(),
+            )
         }
     }
 }

@@ -1,0 +1,281 @@
+//! Finds, refreshes and remembers flows. The design stands in `dataplane_common::conntrack`.
+mod open;
+
+use core::mem::offset_of;
+
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_jiffies64};
+use dataplane_common::{
+    conntrack::{CtState, half},
+    net::proto,
+    verdict::DropReason,
+};
+
+pub(crate) use self::open::{Opening, open, open_translated};
+use crate::{
+    family::Family,
+    flow::{Scratch, Tuple},
+    global::global,
+    packet::{Packet, tcp},
+};
+
+/// A flow that a packet belongs to.
+pub(crate) struct Hit<F: Family> {
+    entry: *mut F::CtEntry,
+    is_established: bool,
+    /// The packet travels from the original source to the original destination.
+    pub(crate) is_original: bool,
+}
+
+/// The key of a tuple, and whether its source is the high end.
+#[inline(always)]
+fn key<F: Family>(tuple: &Tuple<F::Addr>) -> (F::CtKey, bool) {
+    let source_is_high = if tuple.source == tuple.destination {
+        tuple.destination_port.raw() < tuple.source_port.raw()
+    } else {
+        F::is_below(&tuple.destination, &tuple.source)
+    };
+    let key = if source_is_high {
+        F::ct_key(&tuple.destination, &tuple.source, tuple.destination_port, tuple.source_port, tuple.proto)
+    } else {
+        F::ct_key(&tuple.source, &tuple.destination, tuple.source_port, tuple.destination_port, tuple.proto)
+    };
+    (key, source_is_high)
+}
+
+/// The tag of an entry, as it is now.
+#[inline(always)]
+fn tag<F: Family>(entry: *mut F::CtEntry) -> u32 {
+    // SAFETY: `entry` comes from a look-up of this program run. The kernel may give its element to another flow
+    // meanwhile, but the memory stays that of an entry.
+    unsafe { (&raw const (*F::ct_state(entry)).tag).read_volatile() }
+}
+
+/// Writes one field of the state of an entry.
+macro_rules! set {
+    ($family:ty, $entry:expr, $field:ident, $value:expr) => {
+        // SAFETY: as for `tag`: a single aligned store into an entry.
+        unsafe { (*<$family>::ct_state($entry)).$field = $value }
+    };
+}
+
+impl<F: Family> Hit<F> {
+    /// Whether the packet is to be translated.
+    ///
+    /// The half that a client sends on translates what the client sends, the other half what the backend sends. A
+    /// packet in the wrong direction belongs to an untranslated flow between the same ends: it cannot be told from
+    /// the translated one when its answer comes, so it does not get through.
+    #[inline(always)]
+    pub(crate) fn is_translated(&self, state: &CtState) -> Result<bool, DropReason> {
+        let is_original = match state.half {
+            half::PLAIN => return Ok(false),
+            half::CLIENT => true,
+            _ => false,
+        };
+        if self.is_original == is_original { Ok(true) } else { Err(DropReason::NatPortsExhausted) }
+    }
+
+    /// Notes that a packet came: a flow that is still in use does not expire, a denied one neither.
+    #[inline(always)]
+    pub(crate) fn touch(&self, state: &CtState) {
+        let now = now();
+        if state.last_seen != now {
+            set!(F, self.entry, last_seen, now);
+        }
+    }
+
+    /// What the packet changes in its flow, by bits of [`change`]: it follows TCP's end, promotes and demotes.
+    #[inline(always)]
+    pub(crate) fn changes(&self, packet: &Packet<F::Addr>, state: &CtState) -> u32 {
+        if packet.tuple.proto == proto::TCP {
+            if packet.tcp_flags & tcp::RST != 0 {
+                return change::RESET;
+            }
+            if packet.tcp_flags & tcp::FIN != 0 {
+                let other_is_done = if self.is_original { state.fin_reply } else { state.fin_original } != 0;
+                return if self.is_original { change::FIN_ORIGINAL } else { change::FIN_REPLY }
+                    | if other_is_done { change::CLOSED } else { 0 };
+            }
+            if packet.is_syn() {
+                return if self.is_original || state.replied != 0 { 0 } else { change::REPLIED };
+            }
+        }
+        // A segment after a reset: the other end did not take it, so the flow lives.
+        let revived = if state.reset != 0 { change::REVIVED } else { 0 };
+        if self.is_original {
+            // The third packet: an answered SYN alone, as in a SYN flood, must not become established.
+            let is_promoted = state.replied != 0 && !self.is_established && state.closed == 0;
+            return revived | if is_promoted { change::PROMOTED } else { 0 };
+        }
+        revived | if state.replied == 0 { change::REPLIED } else { 0 }
+    }
+}
+
+global! {
+    /// See [`change_halves`].
+    fn change_both(changes) -> u32 = change_halves, change_flow_v4, change_flow_v6
+}
+
+/// Changes the flow of the packet, both halves of it.
+#[inline(always)]
+pub(crate) fn change<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) {
+    change_both::<F>(scratch, changes);
+}
+
+#[inline(always)]
+fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32 {
+    change_half::<F>(&scratch.packet.tuple, None, scratch, changes);
+    if scratch.state.half != half::PLAIN {
+        // What its key holds is the other half only if it turns an answer to this packet back.
+        change_half::<F>(&scratch.translation, Some(&scratch.packet.tuple), scratch, changes);
+    }
+    0
+}
+
+#[inline(never)]
+fn change_half<F: Family>(
+    tuple: &Tuple<F::Addr>,
+    partner: Option<&Tuple<F::Addr>>,
+    scratch: &Scratch<F::Addr>,
+    changes: u32,
+) {
+    let (key, _) = key::<F>(tuple);
+    let (entry, is_established) = match F::ct_established(&key) {
+        Some(entry) => (entry, true),
+        None => match F::ct_new(&key) {
+            Some(entry) => (entry, false),
+            None => return,
+        },
+    };
+    if partner.is_some_and(|partner| F::ct_nat(entry, tuple.proto) != partner.reversed())
+        || tag::<F>(entry) != F::ct_tag(&key)
+    {
+        return;
+    }
+    let established = if is_established { change::IS_ESTABLISHED } else { 0 };
+    write::<F>(&key, entry, scratch, changes | established);
+}
+
+/// What may change in a flow that exists.
+pub(crate) mod change {
+    /// The flow was judged: verdict, rules and epoch are those of the scratch memory.
+    pub(crate) const JUDGED: u32 = 1;
+    pub(crate) const REPLIED: u32 = 1 << 1;
+    pub(crate) const FIN_ORIGINAL: u32 = 1 << 2;
+    pub(crate) const FIN_REPLY: u32 = 1 << 3;
+    /// Both ends have finished: the flow goes back to the map whose entries may be evicted.
+    pub(crate) const CLOSED: u32 = 1 << 4;
+    /// A reset was seen. The flow stays where it is: whether its receiver takes it is not known here.
+    pub(crate) const RESET: u32 = 1 << 5;
+    pub(crate) const REVIVED: u32 = 1 << 6;
+    pub(crate) const PROMOTED: u32 = 1 << 7;
+    /// A new flow opens in its place.
+    pub(crate) const FORGOTTEN: u32 = 1 << 8;
+    /// No change: the half at hand is in the map of established flows.
+    pub(super) const IS_ESTABLISHED: u32 = 1 << 9;
+}
+
+/// Writes changes to one half.
+#[inline(never)]
+fn write<F: Family>(key: &F::CtKey, entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>, changes: u32) {
+    if changes & change::JUDGED != 0 {
+        set!(F, entry, egress_rule, scratch.state.egress_rule);
+        set!(F, entry, ingress_rule, scratch.state.ingress_rule);
+        set_verdict::<F>(entry, scratch);
+    }
+    if changes & change::REPLIED != 0 {
+        set!(F, entry, replied, 1);
+    }
+    if changes & change::FIN_ORIGINAL != 0 {
+        set!(F, entry, fin_original, 1);
+    }
+    if changes & change::FIN_REPLY != 0 {
+        set!(F, entry, fin_reply, 1);
+    }
+    if changes & (change::RESET | change::REVIVED) != 0 {
+        set!(F, entry, reset, u8::from(changes & change::RESET != 0));
+    }
+    let is_established = changes & change::IS_ESTABLISHED != 0;
+    if changes & change::CLOSED != 0 {
+        set!(F, entry, closed, 1);
+        // SAFETY: as for `tag`; the map copies the entry.
+        if is_established && F::ct_insert_new(key, unsafe { &*entry }, u64::from(BPF_ANY)).is_ok() {
+            F::ct_remove_established(key);
+        }
+    }
+    if changes & change::PROMOTED != 0 && !is_established {
+        // When the map is full the flow stays where it may be evicted.
+        // SAFETY: as for `tag`; the map copies the entry.
+        if F::ct_insert_established(key, unsafe { &*entry }).is_ok() {
+            F::ct_remove_new(key);
+        }
+    }
+    if changes & change::FORGOTTEN != 0 {
+        remove::<F>(key);
+    }
+}
+
+/// Writes the epoch of a judgement and what came of it, in one store: another CPU that judges the flow at this moment
+/// must not leave its verdict under this epoch.
+#[inline(always)]
+fn set_verdict<F: Family>(entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>) {
+    let state = F::ct_state(entry);
+    let [a, b, c, d] = scratch.epoch.to_ne_bytes();
+    // SAFETY: as for `tag`; the layout of the state puts these fields into one aligned word, of which the others never
+    // change.
+    unsafe {
+        let word = u64::from_ne_bytes([
+            a,
+            b,
+            c,
+            d,
+            scratch.state.denied,
+            (*state).mid_stream,
+            (*state).half,
+            (*state).origin_high,
+        ]);
+        state.byte_add(offset_of!(CtState, epoch)).cast::<u64>().write_volatile(word);
+    }
+}
+
+#[inline(always)]
+fn remove<F: Family>(key: &F::CtKey) {
+    F::ct_remove_established(key);
+    F::ct_remove_new(key);
+}
+
+/// Jiffies: 5 ns to read, where `bpf_ktime_get_ns` takes 38.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes no argument.
+    unsafe { bpf_jiffies64() }
+}
+
+/// Finds the flow of a packet, and copies what is known of it: its state, and the tuple that a half writes.
+#[inline(always)]
+pub(crate) fn find<F: Family>(
+    tuple: &Tuple<F::Addr>,
+    state: &mut CtState,
+    translation: &mut Tuple<F::Addr>,
+) -> Option<Hit<F>> {
+    let (key, source_is_high) = key::<F>(tuple);
+    let (entry, is_established) = match F::ct_established(&key) {
+        Some(entry) => (entry, true),
+        None => (F::ct_new(&key)?, false),
+    };
+    // SAFETY: as for `tag`; what is copied of another flow is not used.
+    *state = unsafe { F::ct_state(entry).read() };
+    if state.half != half::PLAIN {
+        *translation = F::ct_nat(entry, tuple.proto);
+    }
+    if tag::<F>(entry) != F::ct_tag(&key) {
+        return None;
+    }
+    let is_original = (state.origin_high != 0) == source_is_high;
+    Some(Hit { entry, is_established, is_original })
+}
+
+/// Whether the packet starts a new flow over what is left of an old one.
+#[inline(always)]
+pub(crate) fn is_reopened<A: Copy>(state: &CtState, packet: &Packet<A>) -> bool {
+    packet.is_syn() && state.closed | state.reset | state.denied | state.mid_stream | state.backend_gone != 0
+}

@@ -1,0 +1,144 @@
+//! Opens flows.
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_get_prandom_u32,
+};
+use dataplane_common::{
+    conntrack::{CtState, half},
+    net::Be16,
+    verdict::DropReason,
+};
+
+use super::{key, now, remove};
+use crate::{
+    family::Family,
+    flow::{Allowed, Scratch},
+    global::global,
+};
+
+/// What to open.
+pub(crate) struct Opening {
+    pub(crate) service_id: u32,
+    pub(crate) allowed: Allowed,
+    /// A process of this host opens it.
+    pub(crate) is_from_host: bool,
+    /// Who opened it is not known.
+    pub(crate) is_mid_stream: bool,
+}
+
+impl Opening {
+    /// Writes what every entry of the flow knows to the scratch memory.
+    #[inline(always)]
+    fn prepare<A>(&self, scratch: &mut Scratch<A>) {
+        scratch.state = CtState {
+            tag: 0,
+            service_id: self.service_id,
+            last_seen: now(),
+            epoch: scratch.epoch,
+            denied: 0,
+            mid_stream: u8::from(self.is_mid_stream),
+            half: half::PLAIN,
+            origin_high: 0,
+            egress_rule: self.allowed.egress_rule,
+            ingress_rule: self.allowed.ingress_rule,
+            from_host: u8::from(self.is_from_host),
+            replied: 0,
+            fin_original: 0,
+            fin_reply: 0,
+            closed: 0,
+            reset: 0,
+            backend_gone: 0,
+            reserved: 0,
+        };
+    }
+}
+
+/// Opens a flow that is not translated, by a packet of it that was judged at `scratch.epoch`.
+#[inline(always)]
+pub(crate) fn open<F: Family>(scratch: &mut Scratch<F::Addr>, opening: &Opening) {
+    opening.prepare(scratch);
+    insert_half::<F>(scratch, u32::from(half::PLAIN));
+}
+
+/// How many source ports are tried for a translated flow whose reply would collide with another one.
+const PORT_TRIES: u32 = 8;
+
+/// Opens a translated flow: from the tuple of the packet, which the client sent, to `scratch.translation`, which the
+/// backend is to see and which gets another source port where the reply would collide.
+#[inline(always)]
+pub(crate) fn open_translated<F: Family>(
+    scratch: &mut Scratch<F::Addr>,
+    opening: &Opening,
+) -> Result<(), DropReason> {
+    opening.prepare(scratch);
+    for _ in 0..PORT_TRIES {
+        if insert_half::<F>(scratch, u32::from(half::BACKEND)) != 0 {
+            insert_half::<F>(scratch, u32::from(half::CLIENT));
+            return Ok(());
+        }
+        scratch.translation.source_port = random_port();
+    }
+    Err(DropReason::NatPortsExhausted)
+}
+
+global! {
+    /// See [`insert`].
+    fn insert_half(half) -> u32 = insert, insert_half_v4, insert_half_v6
+}
+
+/// Creates one half of the flow that `scratch.state` describes. 0 when another live flow has its key.
+#[inline(always)]
+fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
+    let is_backends = half == u32::from(half::BACKEND);
+    let (key, origin_high) = key::<F>(if is_backends { &scratch.translation } else { &scratch.packet.tuple });
+    if is_backends {
+        scratch.judged = scratch.packet.tuple.reversed();
+    } else if half == u32::from(half::CLIENT) {
+        scratch.judged = scratch.translation;
+    } else {
+        scratch.judged = F::NO_TUPLE;
+    }
+    scratch.state.tag = F::ct_tag(&key);
+    #[expect(clippy::cast_possible_truncation, reason = "a value of `half`")]
+    let byte = half as u8;
+    scratch.state.half = byte;
+    scratch.state.origin_high = u8::from(origin_high);
+    let entry = F::ct_entry(&scratch.state, &scratch.judged);
+    if !is_backends {
+        // Whoever calls knows of no established flow with this key. The only errors are those of a map whose entries
+        // are all in use at this instant: the flow is then tracked from its next packet on.
+        let _retried_by_next_packet = F::ct_insert_new(&key, &entry, u64::from(BPF_ANY));
+        return 1;
+    }
+    let reply = &scratch.judged;
+    // Most keys are free, which the insertion itself tells.
+    let old = match F::ct_established(&key) {
+        Some(old) => old,
+        None if F::ct_insert_new(&key, &entry, u64::from(BPF_NOEXIST)).is_ok() => return 1,
+        None => match F::ct_new(&key) {
+            Some(old) => old,
+            // Another CPU took the key and gave it back.
+            None => return 0,
+        },
+    };
+    // SAFETY: `old` comes from a look-up of this program run; what another flow made of it meanwhile costs a port.
+    let (old_half, has_ended) = unsafe {
+        let old = F::ct_state(old);
+        ((*old).half, (*old).closed | (*old).reset != 0)
+    };
+    let is_ours = old_half == half::BACKEND && F::ct_nat(old, reply.proto) == *reply;
+    if !is_ours && !has_ended {
+        return 0;
+    }
+    remove::<F>(&key);
+    // Another CPU may have taken the key since: then it is a collision as well.
+    u32::from(F::ct_insert_new(&key, &entry, u64::from(BPF_NOEXIST)).is_ok())
+}
+
+/// A port outside of the well-known range.
+#[inline(always)]
+fn random_port() -> Be16 {
+    // SAFETY: the helper takes no argument.
+    let random = unsafe { bpf_get_prandom_u32() };
+    Be16::new((random & 0x7fff) as u16 | 0x8000)
+}
