@@ -9,7 +9,7 @@ use dataplane_common::{
     service::{FrontendValue, flag},
 };
 
-use crate::entry::{self, Backend, Frontend, PolicyEntry, PortPrefix, Route, Table};
+use crate::entry::{self, Backend, Frontend, PolicyEntry, PortPrefix, Route, Table, Way};
 
 /// The entries of one map as lines. An entry that makes no sense is shown as bytes.
 pub fn dump<'a>(map: MapId, entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> String {
@@ -53,8 +53,13 @@ fn line(map: MapId, key: &[u8], value: &[u8]) -> Option<String> {
         }
         Table::Endpoints => endpoint(entry::addr_from_bytes(key)?, entry::endpoint_value(value)?),
         Table::Routes => {
-            let Route { ifindex, next_hop } = Route::from_bytes(value)?;
-            format!("{} -> via {next_hop} dev {ifindex}", entry::prefix_from_bytes(key)?)
+            let Route { ifindex, way } = Route::from_bytes(value)?;
+            let way = match way {
+                Way::Direct(node) => format!("via {node} dev {ifindex}"),
+                Way::Gateway(router) => format!("via the router {router} dev {ifindex}"),
+                Way::Stack => "by the host's stack".to_owned(),
+            };
+            format!("{} -> {way}", entry::prefix_from_bytes(key)?)
         }
         Table::Epoch => {
             format!("{} -> {}", entry::number_from_bytes(key)?, entry::number_from_bytes(value)?)

@@ -6,7 +6,7 @@ use dataplane_common::{
     maps::MapId,
     net::{AddrV4, AddrV6, Be16},
     policy::{PolicyKey, PolicyValue},
-    route::{RouteValueV4, RouteValueV6},
+    route::{RouteValue, family, kind},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
 };
 use ipnetwork::IpNetwork;
@@ -163,39 +163,70 @@ impl PolicyEntry {
     }
 }
 
+/// How packets to the pods of another node leave this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To their node, which is on the uplink's link.
+    Direct(IpAddr),
+    /// To a router on the uplink's link.
+    Gateway(IpAddr),
+    /// As the host's stack routes them.
+    Stack,
+}
+
+impl Way {
+    /// The next hop, where the programs send on their own.
+    #[must_use]
+    pub const fn next_hop(self) -> Option<IpAddr> {
+        match self {
+            Self::Direct(addr) | Self::Gateway(addr) => Some(addr),
+            Self::Stack => None,
+        }
+    }
+}
+
 /// A value of `ROUTES_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     pub ifindex: u32,
-    pub next_hop: IpAddr,
+    pub way: Way,
 }
 
 impl Route {
     /// The bytes of the value.
     #[must_use]
     pub fn to_bytes(self) -> Vec<u8> {
-        let ifindex = self.ifindex;
-        match self.next_hop {
-            IpAddr::V4(addr) => {
-                RouteValueV4 { ifindex, next_hop: AddrV4::new(addr.octets()) }.as_bytes().to_vec()
-            }
-            IpAddr::V6(addr) => {
-                RouteValueV6 { ifindex, next_hop: AddrV6::new(addr.octets()) }.as_bytes().to_vec()
-            }
-        }
+        let kind = match self.way {
+            Way::Direct(_) => kind::DIRECT,
+            Way::Gateway(_) => kind::GATEWAY,
+            Way::Stack => kind::STACK,
+        };
+        let (family, addr) = match self.way.next_hop() {
+            Some(addr @ IpAddr::V4(_)) => (family::INET, addr_to_bytes(addr)),
+            Some(addr @ IpAddr::V6(_)) => (family::INET6, addr_to_bytes(addr)),
+            None => (0, Vec::new()),
+        };
+        let mut next_hop = [0; 16];
+        next_hop[..addr.len()].copy_from_slice(&addr);
+        RouteValue { ifindex: self.ifindex, kind, family, next_hop }.as_bytes().to_vec()
     }
 
     /// Reads the bytes of a value.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if let Ok(value) = RouteValueV4::read_from_bytes(bytes) {
-            return Some(Self {
-                ifindex: value.ifindex,
-                next_hop: Ipv4Addr::from(value.next_hop.octets()).into(),
-            });
-        }
-        let value = RouteValueV6::read_from_bytes(bytes).ok()?;
-        Some(Self { ifindex: value.ifindex, next_hop: Ipv6Addr::from(value.next_hop.octets()).into() })
+        let RouteValue { ifindex, kind, family, next_hop } = RouteValue::read_from_bytes(bytes).ok()?;
+        let next_hop = || match family {
+            family::INET => addr_from_bytes(&next_hop[..4]),
+            family::INET6 => addr_from_bytes(&next_hop),
+            _ => None,
+        };
+        let way = match kind {
+            kind::DIRECT => Way::Direct(next_hop()?),
+            kind::GATEWAY => Way::Gateway(next_hop()?),
+            kind::STACK => Way::Stack,
+            _ => return None,
+        };
+        Some(Self { ifindex, way })
     }
 }
 

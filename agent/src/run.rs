@@ -1,4 +1,6 @@
 //! Starting and stopping.
+use std::sync::Arc;
+
 use agent_sources::source;
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -14,7 +16,7 @@ use crate::{
     dataplane::Dataplane,
     health::Problems,
     ipam::Living,
-    net::Netlink,
+    net::{Netlink, watch::notify_of_changes},
     reconcile::{self, Inbox, Reconciler},
     uninstall,
 };
@@ -63,7 +65,9 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
     let (events, from_source) = mpsc::channel(QUEUE);
     let (cni_events, from_cni) = mpsc::channel(QUEUE);
     let (node, node_of_server) = watch::channel(NodeNetwork::default());
-    let inbox = Inbox { source: from_source, cni: from_cni, node };
+    let network = Arc::default();
+    let watching = tokio::spawn(notify_of_changes(Arc::clone(&network)));
+    let inbox = Inbox { source: from_source, cni: from_cni, node, network };
     let mut reconciling = tokio::spawn(reconciler.run(inbox));
     let mut serving = tokio::spawn(server.run(cni_events, node_of_server, netlink));
     let source = config.source();
@@ -75,6 +79,7 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
+    watching.abort();
     tracing::info!("stopping; maps, programs and links stay in the kernel");
     outcome
 }

@@ -8,7 +8,7 @@ use crate::{
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
-    route::{RouteValueV4, RouteValueV6},
+    route::RouteValue,
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
     verdict::{COUNTERS_PER_HOOK, Hook},
@@ -139,9 +139,9 @@ maps! {
     /// Compiled rules. Written by the agent, read by `stage::policy`.
     POLICIES: LpmTrie<PREFIX + size_of::<PolicyKey>(), PolicyValue>[POLICIES_MAX] | NO_PREALLOC;
     /// Pod CIDRs of other nodes. Written by the agent, read by `stage::forward`.
-    ROUTES_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), RouteValueV4>[ROUTES_MAX] | NO_PREALLOC;
+    ROUTES_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), RouteValue>[ROUTES_MAX] | NO_PREALLOC;
     /// Pod CIDRs of other nodes. Written by the agent, read by `stage::forward`.
-    ROUTES_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), RouteValueV6>[ROUTES_MAX] | NO_PREALLOC;
+    ROUTES_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), RouteValue>[ROUTES_MAX] | NO_PREALLOC;
     /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
     CT_NEW_V4: LruHash<size_of::<CtKeyV4>(), CtEntryV4>[CT_NEW_MAX];
     /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.

@@ -1,13 +1,12 @@
 //! The two address families behind one trait, so that every stage is written once.
-use aya_ebpf::{
-    bindings::BPF_ANY, btf_maps::lpm_trie::Key, cty::c_long, helpers::generated::bpf_redirect_neigh,
-};
+use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
 use dataplane_common::{
     config,
     conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, zone},
     endpoint::EndpointValue,
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6, Be16, proto},
+    route::RouteValue,
     service::{FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, entry},
 };
@@ -51,10 +50,8 @@ pub(crate) trait Family: Sized {
     fn backend(slot: u32) -> Option<(Self::Addr, Be16)>;
     fn pod_class(addr: &Self::Addr) -> Option<u32>;
     fn cidr_class(addr: &Self::Addr) -> Option<u32>;
-    /// Uplink and next hop towards a remote pod.
-    fn route(addr: &Self::Addr) -> Option<(u32, Self::Addr)>;
-    /// Sends the packet out of `ifindex` towards `next_hop`; the kernel resolves the neighbour.
-    fn redirect_neigh(ifindex: u32, next_hop: &Self::Addr) -> c_long;
+    /// The way to a pod of another node.
+    fn route(addr: &Self::Addr) -> Option<&'static RouteValue>;
 
     fn ct_key(low: &Self::Addr, high: &Self::Addr, low_port: Be16, high_port: Be16, proto: u8)
     -> Self::CtKey;
@@ -80,17 +77,6 @@ pub(crate) trait Family: Sized {
     fn socket(key: &Self::SocketKey) -> Option<(Self::Addr, Be16)>;
     fn remember_socket(key: &Self::SocketKey, addr: &Self::Addr, port: Be16);
     fn forget_socket(key: &Self::SocketKey);
-}
-
-/// `enum` values of the kernel's address families.
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
-
-/// `struct bpf_redir_neigh`: the binding of its union is awkward to build, and the layout is UAPI.
-#[repr(C)]
-struct RedirNeigh {
-    family: u32,
-    next_hop: [u32; 4],
 }
 
 /// Declares the parts of [`Family`] that differ only in the names of types and maps.
@@ -140,8 +126,8 @@ macro_rules! family_maps {
         }
 
         #[inline(always)]
-        fn route(addr: &$addr) -> Option<(u32, $addr)> {
-            maps::$routes.get(&Key::new($cidr_bits, *addr)).map(|route| (route.ifindex, route.next_hop))
+        fn route(addr: &$addr) -> Option<&'static RouteValue> {
+            maps::$routes.get(&Key::new($cidr_bits, *addr))
         }
 
         #[inline(always)]
@@ -308,11 +294,6 @@ impl Family for V4 {
     fn is_below(a: &AddrV4, b: &AddrV4) -> bool {
         a.is_below(*b)
     }
-
-    #[inline(always)]
-    fn redirect_neigh(ifindex: u32, next_hop: &AddrV4) -> c_long {
-        redirect_neigh(ifindex, RedirNeigh { family: AF_INET, next_hop: [next_hop.0, 0, 0, 0] })
-    }
 }
 
 impl Family for V6 {
@@ -344,20 +325,4 @@ impl Family for V6 {
     fn is_below(a: &AddrV6, b: &AddrV6) -> bool {
         a.is_below(*b)
     }
-
-    #[inline(always)]
-    fn redirect_neigh(ifindex: u32, next_hop: &AddrV6) -> c_long {
-        redirect_neigh(ifindex, RedirNeigh { family: AF_INET6, next_hop: next_hop.0 })
-    }
-}
-
-#[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    reason = "the size of a small structure"
-)]
-fn redirect_neigh(ifindex: u32, mut next_hop: RedirNeigh) -> c_long {
-    // SAFETY: `RedirNeigh` is `struct bpf_redir_neigh`, and the helper only reads it.
-    unsafe { bpf_redirect_neigh(ifindex, (&raw mut next_hop).cast(), size_of::<RedirNeigh>() as i32, 0) }
 }

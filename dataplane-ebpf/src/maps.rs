@@ -11,7 +11,7 @@ use dataplane_common::{
     maps as limits,
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
-    route::{RouteValueV4, RouteValueV6},
+    route::RouteValue,
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
 };
@@ -70,9 +70,9 @@ pub(crate) static CIDRS_V6: LpmTrie<AddrV6, u32, { limits::CIDRS_MAX as usize }>
 pub(crate) static POLICIES: LpmTrie<PolicyKey, PolicyValue, { limits::POLICIES_MAX as usize }> =
     LpmTrie::new();
 #[btf_map]
-pub(crate) static ROUTES_V4: LpmTrie<AddrV4, RouteValueV4, { limits::ROUTES_MAX as usize }> = LpmTrie::new();
+pub(crate) static ROUTES_V4: LpmTrie<AddrV4, RouteValue, { limits::ROUTES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
-pub(crate) static ROUTES_V6: LpmTrie<AddrV6, RouteValueV6, { limits::ROUTES_MAX as usize }> = LpmTrie::new();
+pub(crate) static ROUTES_V6: LpmTrie<AddrV6, RouteValue, { limits::ROUTES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static CT_NEW_V4: LruHashMap<CtKeyV4, CtEntryV4, { limits::CT_NEW_MAX as usize }> =
     LruHashMap::new();

@@ -15,7 +15,7 @@ use ipnetwork::IpNetwork;
 
 pub use self::endpoint::{EndpointStatus, endpoint_status};
 use crate::{
-    entry::{Backend, Frontend, PortPrefix, Route},
+    entry::{Backend, Frontend, PortPrefix, Route, Way},
     ids::{ClassId, RuleId, ServiceId, SetId},
     model::{Family, ObjectName},
     problem::Problem,
@@ -29,6 +29,8 @@ pub struct NodeConfig {
     /// Interface that leads to the other nodes; `None`: no routes of this family.
     pub uplink_v4: Option<u32>,
     pub uplink_v6: Option<u32>,
+    /// The ways to pod CIDRs whose node is not on the uplink's link.
+    pub detours: BTreeMap<IpNetwork, Way>,
 }
 
 impl NodeConfig {

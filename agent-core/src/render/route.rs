@@ -3,7 +3,7 @@ use ipnetwork::IpNetwork;
 
 use super::{Desired, NodeConfig};
 use crate::{
-    entry::Route,
+    entry::{Route, Way},
     model::{Family, node::Node},
     problem::{Problem, Scope},
     state::{Changed, ClusterState},
@@ -44,5 +44,6 @@ fn route(
             format!("has no InternalIP of the family of its pod CIDR {cidr}: its pods are unreachable"),
         );
     }
-    Some(Route { ifindex, next_hop: next_hop? })
+    let direct = Way::Direct(next_hop?);
+    Some(Route { ifindex, way: config.detours.get(&cidr).copied().unwrap_or(direct) })
 }

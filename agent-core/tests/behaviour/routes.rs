@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 
 use agent_core::{
-    entry::{Route, prefix_from_bytes},
+    entry::{Route, Way, prefix_from_bytes},
     update::{Change, Update},
 };
 use dataplane_common::maps::MapId;
@@ -17,7 +17,7 @@ fn routes(lab: &Lab) -> Vec<(String, IpAddr)> {
     let routes = entries.map(|(key, value)| {
         let route = Route::from_bytes(value).unwrap();
         assert_eq!(route.ifindex, 2);
-        (prefix_from_bytes(key).unwrap().to_string(), route.next_hop)
+        (prefix_from_bytes(key).unwrap().to_string(), route.way.next_hop().unwrap())
     });
     routes.collect()
 }
@@ -54,6 +54,22 @@ fn a_pod_cidr_of_this_node_never_leads_elsewhere() {
     lab.apply(node("node-1", &["192.168.0.1"], &["10.1.0.0/24"]));
     assert_eq!(routes(&lab).len(), 2);
     assert_eq!(lab.problem_texts(), [""; 0]);
+}
+
+#[test]
+fn a_node_that_is_not_on_the_link_is_reached_as_the_kernel_says() {
+    for way in [Way::Gateway(ip("192.168.0.254")), Way::Gateway(ip("fe80::1")), Way::Stack] {
+        let mut lab = Lab::with([]);
+        let cidr = "10.2.0.0/24".parse().unwrap();
+        lab.config.detours.insert(cidr, way);
+        lab.apply(other());
+        let found: Vec<_> = lab
+            .maps
+            .entries(MapId::ROUTES_V4)
+            .map(|(key, value)| (prefix_from_bytes(key).unwrap(), Route::from_bytes(value).unwrap()))
+            .collect();
+        assert_eq!(found, [(cidr, Route { ifindex: 2, way })]);
+    }
 }
 
 #[test]

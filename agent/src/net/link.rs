@@ -61,7 +61,7 @@ impl Netlink {
     }
 }
 
-fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let flags = message.header.flags;
     let mut link = Link {

@@ -43,6 +43,8 @@ pub struct RouteReport {
     pub removed: usize,
     /// One for each route that could not be set or removed.
     pub errors: Vec<NetError>,
+    /// The destinations of those that could not be set.
+    pub refused: Vec<IpNetwork>,
 }
 
 /// A route as the kernel lists it.
@@ -102,12 +104,22 @@ impl Netlink {
         let observed = self.routes().await?;
         let mut report = RouteReport::default();
         for step in plan(desired, &observed, prunable) {
-            let result = match step {
-                Step::Add(route) => self.set(route, NLM_F_EXCL).await.map(|()| report.written += 1),
-                Step::Replace(route) => self.set(route, NLM_F_REPLACE).await.map(|()| report.written += 1),
-                Step::Remove(route) => self.remove(route).await.map(|()| report.removed += 1),
+            let (route, flag) = match step {
+                Step::Add(route) => (route, NLM_F_EXCL),
+                Step::Replace(route) => (route, NLM_F_REPLACE),
+                Step::Remove(route) => {
+                    let removed = self.remove(route).await.map(|()| report.removed += 1);
+                    report.errors.extend(removed.err());
+                    continue;
+                }
             };
-            report.errors.extend(result.err());
+            match self.set(route, flag).await {
+                Ok(()) => report.written += 1,
+                Err(error) => {
+                    report.errors.push(error);
+                    report.refused.push(route.destination);
+                }
+            }
         }
         Ok(report)
     }
@@ -189,7 +201,7 @@ fn route_of(reply: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     Some(ObservedRoute { destination, via, ifindex, protocol: header.protocol.into(), priority })
 }
 
-fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn address_of(address: &RouteAddress) -> Option<IpAddr> {
     if let RouteAddress::Inet(v4) = address {
         Some((*v4).into())
     } else if let RouteAddress::Inet6(v6) = address {

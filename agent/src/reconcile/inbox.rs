@@ -1,9 +1,9 @@
 //! What reaches the reconciler, in waves: whatever waits at one moment is taken in together, before the maps are
 //! brought up to date once.
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use agent_sources::source::Event;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cni_server::{CniEvent, NodeNetwork};
 
@@ -16,6 +16,8 @@ pub(crate) struct Inbox {
     pub(crate) source: mpsc::Receiver<Event>,
     pub(crate) cni: mpsc::Receiver<CniEvent>,
     pub(crate) node: watch::Sender<NodeNetwork>,
+    /// Changes of the node's own network.
+    pub(crate) network: Arc<Notify>,
 }
 
 /// What somebody sent.
@@ -23,6 +25,7 @@ pub(crate) struct Inbox {
 pub(super) enum Input {
     Source(Event),
     Cni(CniEvent),
+    NetworkChanged,
 }
 
 impl Inbox {
@@ -39,6 +42,7 @@ impl Inbox {
         tokio::select! {
             event = self.source.recv() => wave.push(Input::Source(event?)),
             event = self.cni.recv() => wave.push(Input::Cni(event?)),
+            () = self.network.notified() => wave.push(Input::NetworkChanged),
             () = timer => {}
         }
         while wave.len() < MAX_WAVE
@@ -68,7 +72,7 @@ mod tests {
         let (events, source) = mpsc::channel(queue);
         let (cni_events, cni) = mpsc::channel(queue);
         let (node, _) = watch::channel(NodeNetwork::default());
-        (events, cni_events, Inbox { source, cni, node })
+        (events, cni_events, Inbox { source, cni, node, network: Arc::default() })
     }
 
     fn event() -> Event {

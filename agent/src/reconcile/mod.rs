@@ -9,6 +9,7 @@ mod inbox;
 mod links;
 mod network;
 mod readiness;
+mod routes;
 mod services;
 mod status;
 
@@ -61,6 +62,7 @@ pub(crate) struct Reconciler {
     state: ClusterState,
     node: NodeConfig,
     dataplane: Dataplane,
+    netlink: Netlink,
     network: Network,
     attachments: Attachments,
     guard: HookGuard,
@@ -76,6 +78,8 @@ pub(crate) struct Reconciler {
     /// This node's object, as the uplinks were chosen by.
     own: Option<Node>,
     uplinks_chosen: bool,
+    /// The host's routes may lead elsewhere than the last time they were looked at.
+    routes_due: bool,
     mtu: Option<u32>,
     /// Dirty scopes.
     pending: Changed,
@@ -99,9 +103,10 @@ impl Reconciler {
         let cni_conf = CniConf::new(config.cni_conf_dir.clone(), &config.runtime_dir, &config.state_dir);
         Self {
             state: ClusterState::default(),
-            node: NodeConfig { node_name: config.node_name.clone(), uplink_v4: None, uplink_v6: None },
+            node: NodeConfig { node_name: config.node_name.clone(), ..NodeConfig::default() },
             dataplane,
-            network: Network::new(netlink, config, problems.clone()),
+            network: Network::new(netlink.clone(), config, problems.clone()),
+            netlink,
             attachments: Attachments::default(),
             guard: HookGuard::new(Instant::now()),
             links_due: None,
@@ -113,6 +118,7 @@ impl Reconciler {
             state_dir: config.state_dir.clone(),
             own: None,
             uplinks_chosen: false,
+            routes_due: false,
             mtu: None,
             pending: Changed::default(),
             failed: Changed::default(),
@@ -156,6 +162,7 @@ impl Reconciler {
                 match input {
                     Input::Source(event) => self.take_event(event),
                     Input::Cni(event) => self.take_cni_event(event),
+                    Input::NetworkChanged => self.network.look_again(Instant::now()),
                 }
             }
             self.follow_own_node().await;
@@ -221,7 +228,7 @@ impl Reconciler {
         self.pending.extend(self.state.apply(update));
     }
 
-    /// Chooses the uplinks when this node's object is known, and again when it changes. Comes before the first
+    /// Chooses the uplinks when this node's object is known, and again when it or the network changes. Comes before the first
     /// rendering: without uplinks every route would go.
     async fn follow_own_node(&mut self) {
         let own = self.state.node(&self.node.node_name);
@@ -241,6 +248,7 @@ impl Reconciler {
             Err(_) => return,
         }
         self.uplinks_chosen = true;
+        self.routes_due = true;
         self.network.attach(&mut self.dataplane);
         if self.node != before {
             let NodeConfig { uplink_v4, uplink_v6, .. } = self.node;
@@ -260,10 +268,14 @@ impl Reconciler {
         if self.backoff.due().is_some_and(|due| due <= now) {
             self.pending.extend(std::mem::take(&mut self.failed));
         }
-        let (mut routes_changed, mut is_complete) = (false, true);
+        let mut is_complete = true;
+        if self.uplinks_chosen
+            && (self.routes_due || self.pending.everything || !self.pending.routes.is_empty())
+        {
+            self.follow_routes().await;
+        }
         while !self.pending.is_empty() && self.uplinks_chosen {
             let changed = std::mem::take(&mut self.pending);
-            routes_changed |= changed.everything || !changed.routes.is_empty();
             is_complete = self.program(&changed);
             if is_complete {
                 // What the step to this state needed goes in a plan of its own.
@@ -276,9 +288,6 @@ impl Reconciler {
         self.release_slots(now);
         self.catalog.write_if_due(&self.state, now, &self.problems);
         self.attachments.settle(&self.state, &mut self.dataplane, &self.problems);
-        if routes_changed {
-            self.network.sync_routes(&render::render(&self.state, &self.node, &self.every_route())).await;
-        }
     }
 
     /// Makes the maps hold the dirty scopes. Whether they do.

@@ -1,25 +1,16 @@
-//! What the host's own network needs besides the maps: uplinks, forwarding, and routes to the pods of other nodes
-//! for packets that the host's stack sends.
+//! What the host's own network needs besides the maps and the routes: uplinks and forwarding.
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
 
-use agent_core::{
-    model::Family,
-    render::{Desired, NodeConfig},
-};
+use agent_core::{model::Family, render::NodeConfig};
 
 use crate::{
     config::Config,
     dataplane::Dataplane,
     health::Problems,
-    net::{
-        NetError, Netlink,
-        link::Link,
-        route::{NodeRoute, Scope},
-        sysctl::Sysctls,
-    },
+    net::{NetError, Netlink, link::Link, sysctl::Sysctls},
     telemetry::chain,
 };
 
@@ -27,6 +18,9 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// When an uplink that was not there is looked for again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Changes come in groups: how long the first one waits for the others.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// What problems with the uplinks are filed under.
 const SUBJECT: &str = "uplink";
@@ -56,6 +50,12 @@ impl Network {
     /// When to look again; `None` when nothing is missing.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.retry
+    }
+
+    /// Something changed: looks again soon.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        let soon = now + SETTLE;
+        self.retry = Some(self.retry.map_or(soon, |due| due.min(soon)));
     }
 
     /// Finds the uplinks, and makes the host forward what it needs to. Returns the largest MTU that fits all of
@@ -148,33 +148,6 @@ impl Network {
                 self.problems.resolve(&subject);
             }
             Err(error) => self.problems.report(&subject, &chain(&error)),
-        }
-    }
-
-    /// Makes the host's routes those of a rendering that holds every route.
-    pub(super) async fn sync_routes(&self, desired: &Desired) {
-        let routes: Vec<NodeRoute> = desired
-            .routes
-            .iter()
-            .filter_map(|(destination, route)| Some((destination, route.as_ref()?)))
-            .map(|(destination, route)| NodeRoute { destination: *destination, via: route.next_hop })
-            .collect();
-        match self.netlink.sync_node_routes(&routes, &Scope::All).await {
-            Ok(report) if report.errors.is_empty() => {
-                if report.written + report.removed > 0 {
-                    tracing::info!(
-                        "{} routes to other nodes set, {} removed",
-                        report.written,
-                        report.removed
-                    );
-                }
-                self.problems.resolve("routes");
-            }
-            Ok(report) => {
-                let errors: Vec<String> = report.errors.iter().map(|error| chain(error)).collect();
-                self.problems.report("routes", &errors.join("; "));
-            }
-            Err(error) => self.problems.report("routes", &chain(&error)),
         }
     }
 }

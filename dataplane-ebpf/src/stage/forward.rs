@@ -1,7 +1,10 @@
 //! Where a packet goes once it is allowed and translated.
-use aya_ebpf::programs::TcContext;
+use core::mem::offset_of;
+
+use aya_ebpf::{helpers::generated::bpf_redirect_neigh, programs::TcContext};
 use dataplane_common::{
     endpoint::EndpointValue,
+    route::{RouteValue, kind},
     verdict::{DropReason, Verdict},
 };
 
@@ -30,14 +33,28 @@ pub(crate) fn deliver_routed<F: Parse>(
 /// Needs `bpf_redirect_neigh` with a next hop: v5.10, ba452c9e996d.
 #[inline(always)]
 pub(crate) fn send<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Result<Verdict, DropReason> {
-    let Some((ifindex, next_hop)) = F::route(&packet.tuple.destination) else {
+    let Some(route) = F::route(&packet.tuple.destination) else {
         return Ok(Verdict::Pass);
     };
-    if packet.hop_limit <= 1 {
+    if route.kind == kind::STACK || packet.hop_limit <= 1 {
         // The stack tells the sender that its packet has expired.
         return Ok(Verdict::Pass);
     }
     packet::decrement_hop_limit::<F>(ctx, packet)?;
-    let _action = F::redirect_neigh(ifindex, &next_hop);
-    Ok(Verdict::Forward { ifindex })
+    redirect_neigh(route);
+    Ok(Verdict::Forward { ifindex: route.ifindex })
+}
+
+/// The kernel resolves the neighbour.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the size of a small structure"
+)]
+fn redirect_neigh(route: &RouteValue) {
+    const LEN: i32 = (size_of::<RouteValue>() - offset_of!(RouteValue, family)) as i32;
+    let next_hop = (&raw const route.family).cast_mut().cast();
+    // SAFETY: from `family` on, the value is `struct bpf_redir_neigh`, `LEN` bytes that the helper only reads.
+    let _redirect = unsafe { bpf_redirect_neigh(route.ifindex, next_hop, LEN, 0) };
 }

@@ -1,6 +1,9 @@
 //! Which packets from an uplink pass the host's stack: those whose answers do.
 use aya_ebpf::programs::TcContext;
-use dataplane_common::verdict::DropReason;
+use dataplane_common::{
+    route::{RouteValue, kind},
+    verdict::DropReason,
+};
 
 use crate::packet::{self, Kind, Packet, Parse};
 
@@ -11,7 +14,8 @@ pub(crate) fn passes_stack<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) 
         return quotes_remote_pod::<F>(ctx, packet);
     }
     match F::route(&packet.tuple.source) {
-        Some((ifindex, _)) if ifindex != packet::ifindex(ctx) => Err(DropReason::WrongUplink),
+        Some(route) if !passes(route) => Ok(false),
+        Some(route) if route.ifindex != packet::ifindex(ctx) => Err(DropReason::WrongUplink),
         Some(_) => Ok(true),
         None => Ok(false),
     }
@@ -22,5 +26,11 @@ pub(crate) fn passes_stack<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) 
 #[inline(never)]
 fn quotes_remote_pod<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Result<bool, DropReason> {
     let embedded = packet::embedded::<F>(ctx, packet)?;
-    Ok(F::route(&embedded.tuple.destination).is_some())
+    Ok(F::route(&embedded.tuple.destination).is_some_and(passes))
+}
+
+/// Whether packets on the route pass the stack in the other direction.
+#[inline(always)]
+fn passes(route: &RouteValue) -> bool {
+    route.kind != kind::STACK
 }

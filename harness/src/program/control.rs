@@ -25,7 +25,12 @@ impl<'a> ControlPlane<'a> {
     /// When the maps cannot be read.
     #[must_use]
     pub fn new(programs: &'a Programs, uplink: Option<u32>) -> Self {
-        let config = NodeConfig { node_name: NODE.to_owned(), uplink_v4: uplink, uplink_v6: uplink };
+        let config = NodeConfig {
+            node_name: NODE.to_owned(),
+            uplink_v4: uplink,
+            uplink_v6: uplink,
+            ..NodeConfig::default()
+        };
         let observed = Observed::from_dump(|map| programs.map(map).dump().expect("the maps can be read"));
         Self { programs, state: ClusterState::default(), observed, config }
     }

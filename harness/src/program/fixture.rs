@@ -7,7 +7,7 @@ use dataplane_common::{
     maps::MapId,
     net::{AddrV4, AddrV6, Be16},
     policy::{PolicyKey, PolicyValue, verdict},
-    route::{RouteValueV4, RouteValueV6},
+    route::{self, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
 };
 use zerocopy::IntoBytes as _;
@@ -128,16 +128,22 @@ impl Programs {
 
     /// Sends what goes to `addr/prefix_len` to a next hop.
     pub fn route(&self, addr: IpAddr, prefix_len: u32, ifindex: u32, next_hop: IpAddr) -> Result<()> {
-        let value = match next_hop {
-            IpAddr::V4(hop) => {
-                RouteValueV4 { ifindex, next_hop: AddrV4::new(hop.octets()) }.as_bytes().to_vec()
-            }
-            IpAddr::V6(hop) => {
-                RouteValueV6 { ifindex, next_hop: AddrV6::new(hop.octets()) }.as_bytes().to_vec()
-            }
-        };
+        let family = if next_hop.is_ipv4() { route::family::INET } else { route::family::INET6 };
+        let mut bytes = [0; 16];
+        bytes[..octets(next_hop).len()].copy_from_slice(&octets(next_hop));
+        let value = RouteValue { ifindex, kind: route::kind::DIRECT, family, next_hop: bytes };
+        self.set_route(addr, prefix_len, &value)
+    }
+
+    /// Leaves what goes to `addr/prefix_len`, and what comes from there, to the host's stack.
+    pub fn route_by_stack(&self, addr: IpAddr, prefix_len: u32) -> Result<()> {
+        let value = RouteValue { ifindex: 0, kind: route::kind::STACK, family: 0, next_hop: [0; 16] };
+        self.set_route(addr, prefix_len, &value)
+    }
+
+    fn set_route(&self, addr: IpAddr, prefix_len: u32, value: &RouteValue) -> Result<()> {
         let map = by_family(addr, MapId::ROUTES_V4, MapId::ROUTES_V6);
-        Ok(self.map(map).update(&trie_key(prefix_len, &octets(addr)), &value)?)
+        Ok(self.map(map).update(&trie_key(prefix_len, &octets(addr)), value.as_bytes())?)
     }
 
     /// Sets the policy epoch, as the agent does after a change that may revoke.

@@ -9,9 +9,39 @@ use crate::machine::{netns::Netns, run::Run};
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10);
 
-/// The router's addresses on the nodes' side.
-pub(super) const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
-pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
+/// A subnet of nodes, by its number: `192.168.N.0/24` and `fd00:N::/64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Subnet(u8);
+
+impl Subnet {
+    /// The one of the switch.
+    pub(super) const SWITCHED: Self = Self(77);
+
+    /// The subnet of a node that has one of its own; that of the first node is the switch's.
+    pub(super) const fn number(node: u8) -> Self {
+        Self(Self::SWITCHED.0 + node - 1)
+    }
+
+    pub(super) const fn v4(self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, self.0, host)
+    }
+
+    pub(super) fn v6(self, host: u16) -> Ipv6Addr {
+        // Read as the decimal number is written.
+        let group = u16::from(self.0 / 10) * 0x10 + u16::from(self.0 % 10);
+        Ipv6Addr::new(0xfd00, group, 0, 0, 0, 0, 0, host)
+    }
+
+    /// The router's address there.
+    pub(super) const fn gateway_v4(self) -> Ipv4Addr {
+        self.v4(1)
+    }
+
+    /// As [`Self::gateway_v4`].
+    pub(super) fn gateway_v6(self) -> Ipv6Addr {
+        self.v6(1)
+    }
+}
 
 /// The fabric's namespaces.
 #[derive(Debug)]
@@ -28,12 +58,14 @@ impl Fabric {
         fabric.ip(&format!(
             "link add switch type bridge\n\
              link set switch up\n\
-             addr add {GATEWAY_V4}/24 dev switch\n\
-             addr add {GATEWAY_V6}/64 dev switch nodad\n\
+             addr add {}/24 dev switch\n\
+             addr add {}/64 dev switch nodad\n\
              link add client type veth peer name eth0 netns {}\n\
              link set client up\n\
              addr add 203.0.113.1/24 dev client\n\
              addr add 2001:db8:113::1/64 dev client nodad\n",
+            Subnet::SWITCHED.gateway_v4(),
+            Subnet::SWITCHED.gateway_v6(),
             client.name()
         ))?;
         client.ip(&format!(

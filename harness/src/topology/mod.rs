@@ -50,6 +50,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Options {
     pub nodes: usize,
+    /// Every node but the first is in a subnet of its own, behind the fabric's router.
+    pub apart: bool,
     /// Processes may outlive this one, so that the topology can be left up (by forgetting it) for people to look at.
     /// [`remove_dead`] removes it later.
     pub keep: bool,
@@ -57,7 +59,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 2, keep: false }
+        Self { nodes: 2, apart: false, keep: false }
     }
 }
 
@@ -112,7 +114,7 @@ impl Topology {
             Place { netns: fabric.client(), cgroup: outside, outlives: options.keep, capabilities: None };
         topology.client = Some(Probe::start(&run, "client", place)?);
         for index in 0..options.nodes {
-            let node = Node::build(&run, &group, fabric, index, options.keep)?;
+            let node = Node::build(&run, &group, fabric, index, options)?;
             topology.control_plane.add_directory(&node.manifests())?;
             topology.nodes.push(node);
         }

@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    Options,
     agent::Running,
-    fabric::{Fabric, GATEWAY_V4, GATEWAY_V6, new_netns},
+    fabric::{Fabric, Subnet, new_netns},
     inspect::Maps,
 };
 use crate::{
@@ -46,14 +47,16 @@ impl Node {
         group: &Path,
         fabric: &Fabric,
         index: usize,
-        outlives: bool,
+        options: &Options,
     ) -> Result<Self> {
+        let outlives = options.keep;
         let number = u8::try_from(index + 1).context("there are at most 200 nodes")?;
         let name = format!("node-{number}");
+        let subnet = if options.apart { Subnet::number(number) } else { Subnet::SWITCHED };
         let spec = NodeSpec {
             name: name.clone(),
-            v4: Ipv4Addr::new(192, 168, 77, 10 + number),
-            v6: Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x10 + u16::from(number)),
+            v4: subnet.v4(10 + number),
+            v6: subnet.v6(0x10 + u16::from(number)),
             pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")],
         };
         let others = vec![
@@ -65,7 +68,7 @@ impl Node {
             fs::create_dir_all(folder.join(part)).with_context(|| format!("create {part} of {name}"))?;
         }
         let netns = new_netns(run, &name)?;
-        connect(&netns, fabric, &spec, &others)?;
+        connect(&netns, fabric, subnet, &spec, &others)?;
         let cgroup = Cgroup::create(group, &name)?;
         let host_cgroup = Cgroup::create(cgroup.path(), "host")?;
         let pods = Cgroup::create(cgroup.path(), "pods")?;
@@ -156,22 +159,26 @@ impl Node {
 }
 
 /// Cables a node to the fabric and routes its pods there.
-fn connect(netns: &Netns, fabric: &Fabric, spec: &NodeSpec, others: &[IpAddr]) -> Result<()> {
+fn connect(netns: &Netns, fabric: &Fabric, subnet: Subnet, spec: &NodeSpec, others: &[IpAddr]) -> Result<()> {
     let NodeSpec { name, v4, v6, pod_cidrs: [cidr_v4, cidr_v6] } = spec;
+    let (gateway_v4, gateway_v6) = (subnet.gateway_v4(), subnet.gateway_v6());
+    fabric.netns().ip(&format!("link add {name} type veth peer name {UPLINK} netns {}\n", netns.name()))?;
+    fabric.netns().ip(&if subnet == Subnet::SWITCHED {
+        format!("link set {name} master switch\n")
+    } else {
+        format!("addr add {gateway_v4}/24 dev {name}\naddr add {gateway_v6}/64 dev {name} nodad\n")
+    })?;
     fabric.netns().ip(&format!(
-        "link add {name} type veth peer name {UPLINK} netns {}\n\
-         link set {name} master switch\n\
-         link set {name} up\n\
+        "link set {name} up\n\
          route add {cidr_v4} via {v4}\n\
-         route add {cidr_v6} via {v6}\n",
-        netns.name()
+         route add {cidr_v6} via {v6}\n"
     ))?;
     netns.ip(&format!(
         "link set {UPLINK} up\n\
          addr add {v4}/24 dev {UPLINK}\n\
          addr add {v6}/64 dev {UPLINK} nodad\n\
-         route add default via {GATEWAY_V4}\n\
-         route add default via {GATEWAY_V6}\n"
+         route add default via {gateway_v4}\n\
+         route add default via {gateway_v6}\n"
     ))?;
     others.iter().try_for_each(|other| {
         let length = if other.is_ipv4() { 32 } else { 128 };

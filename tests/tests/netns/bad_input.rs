@@ -137,7 +137,7 @@ fn ends_with(ended: &Ended, words: &[&str]) {
 #[test]
 fn a_missing_bpffs_cgroup_mount_or_manifest_directory_is_named_with_its_remedy() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, ..Options::default() })?;
     let node = topology.node(0);
     let nowhere = PathBuf::from("/nowhere");
     let ended = node.run_agent(&AgentOptions { bpffs: Some(node.state_dir()), ..AgentOptions::default() })?;
@@ -155,7 +155,7 @@ fn a_missing_bpffs_cgroup_mount_or_manifest_directory_is_named_with_its_remedy()
 #[test]
 fn a_missing_capability_is_named() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, ..Options::default() })?;
     let without = |capabilities| AgentOptions { capabilities, ..AgentOptions::default() };
     for (capabilities, missing) in
         [(&[12, 38][..], "CAP_BPF"), (&[38, 39][..], "CAP_NET_ADMIN"), (&[12, 39][..], "CAP_PERFMON")]

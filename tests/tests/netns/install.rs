@@ -58,7 +58,7 @@ fn options(node: &Node, more: &[&str]) -> Result<AgentOptions> {
 }
 
 fn one_node() -> Result<Topology> {
-    Topology::build(&Options { nodes: 1, keep: false })
+    Topology::build(&Options { nodes: 1, ..Options::default() })
 }
 
 #[test]

@@ -20,4 +20,5 @@ mod second_interface;
 mod sockets;
 mod spoofing;
 mod static_pods;
+mod subnets;
 mod without_object;

@@ -8,6 +8,7 @@ use harness::{
     program::{
         NO_HOST, Verdict,
         fixture::{host_mac, pod_mac},
+        interface_mac,
     },
 };
 
@@ -39,6 +40,25 @@ fn a_packet_to_another_nodes_pod_is_forwarded_with_one_hop_less() -> Result<()> 
             Network::Other { .. } => unreachable!("an IP packet"),
         }
         assert_eq!(verify(&run.frame)?, sent);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_stack_routes_is_left_to_it_in_both_directions() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        let prefix_len = if world.remote.is_ipv4() { 16 } else { 64 };
+        world.programs.route_by_stack(world.remote, prefix_len)?;
+        let sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
+        let run = world.a_sends(world.remote, syn(4000, 80))?;
+        assert_eq!((run.verdict, run.frame), (Verdict::Pass, sent.bytes()));
+        for interface in [1, 2] {
+            let index = u8::try_from(interface)?;
+            let arrives = Packet::new(world.remote, world.a, syn(4000, 80));
+            let arrives = arrives.between([2, 0, 0, 0, 9, 9], interface_mac(index));
+            let run = world.programs.from_netdev(world.interfaces[interface], &arrives)?;
+            assert_eq!((run.verdict, run.frame), (Verdict::Pass, arrives.bytes()));
+        }
         Ok(())
     })
 }

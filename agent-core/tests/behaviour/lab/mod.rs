@@ -56,7 +56,12 @@ impl Lab {
     ) -> (Self, Plan) {
         let mut lab = Self {
             state: ClusterState::default(),
-            config: NodeConfig { node_name: NODE.into(), uplink_v4: Some(2), uplink_v6: Some(2) },
+            config: NodeConfig {
+                node_name: NODE.into(),
+                uplink_v4: Some(2),
+                uplink_v6: Some(2),
+                ..NodeConfig::default()
+            },
             observed: Observed::from_dump(|map| maps.dump(map)),
             maps,
             problems: ProblemLog::default(),

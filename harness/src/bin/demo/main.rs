@@ -45,7 +45,7 @@ fn run() -> Result<()> {
               root, a bpffs and an agent of its own. There is no cluster: the agents read a folder of plain Kubernetes \
               YAML, and the pods are wired by the CNI plugin, called as a container runtime calls it.",
     );
-    let topology = Topology::build(&Options { nodes: 2, keep })?;
+    let topology = Topology::build(&Options { keep, ..Options::default() })?;
     match perform(&show, &topology) {
         Ok(cast) if keep => {
             show.left_up(&topology, &cast);

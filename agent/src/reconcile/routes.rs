@@ -1,0 +1,151 @@
+//! Routes to the pods of other nodes: the host's own, and what the maps may promise.
+use std::{collections::BTreeMap, net::IpAddr};
+
+use agent_core::{
+    entry::{Route, Way},
+    render::{self, NodeConfig},
+};
+use ipnetwork::IpNetwork;
+
+use super::Reconciler;
+use crate::{
+    health::Problems,
+    net::{
+        NetError, Netlink,
+        next_hop::NextHop,
+        route::{NodeRoute, Scope},
+    },
+    telemetry::chain,
+};
+
+/// What problems with routes are filed under.
+const SUBJECT: &str = "routes";
+
+/// The ways to pod CIDRs whose node is not on the uplink's link.
+type Detours = BTreeMap<IpNetwork, Way>;
+
+impl Reconciler {
+    /// Makes the host's routes those to the nodes that are known, and the maps' routes those of the host: a packet that
+    /// passes the host's stack goes where the stack would have sent it. Comes before the maps are written.
+    pub(super) async fn follow_routes(&mut self) {
+        if !self.state.is_synced() {
+            return;
+        }
+        self.routes_due = false;
+        let every_route = self.every_route();
+        let plain = NodeConfig { detours: Detours::new(), ..self.node.clone() };
+        let desired = render::render(&self.state, &plain, &every_route).routes;
+        let wanted: BTreeMap<IpNetwork, Route> =
+            desired.into_iter().filter_map(|(cidr, route)| Some((cidr, route?))).collect();
+        let detours = match sync(&self.netlink, &wanted, &self.problems).await {
+            Ok(detours) => detours,
+            Err(error) => return self.problems.report(SUBJECT, &chain(&error)),
+        };
+        let known = &self.node.detours;
+        let changed: Vec<IpNetwork> =
+            wanted.keys().copied().filter(|cidr| known.get(cidr) != detours.get(cidr)).collect();
+        for cidr in &changed {
+            match detours.get(cidr) {
+                Some(Way::Gateway(router)) => {
+                    tracing::info!(
+                        "the pods in {cidr} are behind the router {router}, which must know the way to them"
+                    );
+                }
+                Some(Way::Direct(_) | Way::Stack) => {
+                    tracing::info!("packets to the pods in {cidr} go through the host's stack");
+                }
+                None => tracing::info!("the pods in {cidr} are behind their node"),
+            }
+        }
+        self.pending.routes.extend(changed);
+        self.node.detours = detours;
+    }
+}
+
+/// Sets the host's routes, and finds out about the pod CIDRs whose node is not on the uplink's link.
+async fn sync(
+    netlink: &Netlink,
+    wanted: &BTreeMap<IpNetwork, Route>,
+    problems: &Problems,
+) -> Result<Detours, NetError> {
+    let (mut direct, mut others) = (Vec::new(), Vec::new());
+    for (cidr, route) in wanted {
+        let Some(node) = route.way.next_hop() else { continue };
+        let found = netlink.next_hop(node).await?;
+        // On the link of another interface, too: the stack sends there, and the maps leave it to the stack.
+        if found.is_some_and(|hop| hop.gateway.is_none()) {
+            direct.push(NodeRoute { destination: *cidr, via: node });
+        }
+        if !found.is_some_and(|hop| hop == NextHop { ifindex: route.ifindex, gateway: None }) {
+            others.push((*cidr, node, route.ifindex));
+        }
+    }
+    let report = netlink.sync_node_routes(&direct, &Scope::All).await?;
+    if report.written + report.removed > 0 {
+        tracing::info!("{} routes to other nodes set, {} removed", report.written, report.removed);
+    }
+    let refused = report.refused.iter().filter(|cidr| others.iter().all(|(other, ..)| other != *cidr));
+    let refused: Vec<_> = refused
+        .filter_map(|cidr| {
+            let route = wanted.get(cidr)?;
+            Some((*cidr, route.way.next_hop()?, route.ifindex))
+        })
+        .collect();
+    let mut sentences: Vec<String> = report.errors.iter().map(|error| chain(error)).collect();
+    let mut detours = Detours::new();
+    for (cidr, node, uplink) in others.into_iter().chain(refused) {
+        let found = netlink.next_hop(first_host(cidr)).await?;
+        if found.is_none() {
+            sentences.push(format!(
+                "no route leads to the pods in {cidr}: their node {node} is on no link of this node; give the host a \
+                 route to {cidr}, or a default route by a router that has one"
+            ));
+        }
+        detours.insert(cidr, way(found, uplink));
+    }
+    if sentences.is_empty() {
+        problems.resolve(SUBJECT);
+    } else {
+        problems.report(SUBJECT, &sentences.join("; "));
+    }
+    Ok(detours)
+}
+
+/// What the programs may do on their own: send to the gateway that the stack would send to, on the uplink.
+fn way(found: Option<NextHop>, uplink: u32) -> Way {
+    match found {
+        Some(NextHop { ifindex, gateway: Some(gateway) }) if ifindex == uplink => Way::Gateway(gateway),
+        _ => Way::Stack,
+    }
+}
+
+/// An address that may be a pod's.
+fn first_host(cidr: IpNetwork) -> IpAddr {
+    cidr.iter().nth(1).unwrap_or_else(|| cidr.network())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPLINK: u32 = 2;
+
+    #[test]
+    fn only_a_gateway_on_the_uplink_is_sent_to_past_the_stack() {
+        let gateway: IpAddr = [192, 0, 2, 1].into();
+        let hop = |ifindex, gateway| Some(NextHop { ifindex, gateway });
+        assert_eq!(way(hop(UPLINK, Some(gateway)), UPLINK), Way::Gateway(gateway));
+        assert_eq!(way(hop(UPLINK + 1, Some(gateway)), UPLINK), Way::Stack, "another interface");
+        assert_eq!(way(hop(UPLINK, None), UPLINK), Way::Stack, "the stack asks for each pod's neighbour");
+        assert_eq!(way(None, UPLINK), Way::Stack, "nowhere");
+    }
+
+    #[test]
+    fn the_way_to_a_cidr_is_asked_for_an_address_in_it() {
+        for (cidr, host) in
+            [("10.2.0.0/24", "10.2.0.1"), ("10.2.0.9/32", "10.2.0.9"), ("fd02::/64", "fd02::1")]
+        {
+            assert_eq!(first_host(cidr.parse().unwrap()), host.parse::<IpAddr>().unwrap());
+        }
+    }
+}
