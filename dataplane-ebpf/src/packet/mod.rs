@@ -6,7 +6,10 @@ pub(crate) mod neighbour;
 mod reject;
 mod write;
 
-use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes},
+    programs::TcContext,
+};
 use dataplane_common::{
     fragment::FragmentValue,
     net::{MacAddr, proto},
@@ -194,6 +197,21 @@ pub(crate) fn is_for_host(ctx: &TcContext) -> bool {
 #[inline(always)]
 pub(crate) fn destination<F: Parse>(ctx: &TcContext) -> Result<F::Addr, DropReason> {
     read(ctx, ETH_LEN + F::DESTINATION_OFFSET)
+}
+
+/// Whether an interface carries the packet, or every segment that becomes of it. The interface is asked each time: no
+/// copy of its MTU can be out of date. Only packets larger than every link must carry (RFC 791) pay for it.
+///
+/// Needs `bpf_check_mtu`: v5.12, 34b2021cc616.
+#[inline(always)]
+pub(crate) fn fits(ctx: &TcContext, ifindex: u32) -> bool {
+    const EVERY_LINK: u32 = ETH_LEN + 576;
+    /// `BPF_MTU_CHK_SEGS`: what will be cut into segments is judged by them.
+    const SEGMENTS: u64 = 1;
+    let mut mtu = 0;
+    // SAFETY: the helper reads the packet and writes `mtu`.
+    ctx.len() <= EVERY_LINK
+        || unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, SEGMENTS) } == 0
 }
 
 /// The interface the hook is attached to.

@@ -36,8 +36,8 @@ pub(crate) fn send<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Resul
     let Some(route) = F::route(&packet.tuple.destination) else {
         return Ok(Verdict::Pass);
     };
-    if route.kind == kind::STACK || packet.hop_limit <= 1 {
-        // The stack tells the sender that its packet has expired.
+    if route.kind == kind::STACK || packet.hop_limit <= 1 || !packet::fits(ctx, route.ifindex) {
+        // The stack tells the sender that its packet has expired, or is too large for the uplink.
         return Ok(Verdict::Pass);
     }
     packet::decrement_hop_limit::<F>(ctx, packet)?;

@@ -9,6 +9,7 @@ mod firewall;
 mod hooks;
 mod host_firewall;
 mod install;
+mod mtu;
 mod neighbours;
 mod new_pods;
 mod pod_to_pod;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use dataplane_common::verdict::DropReason;
 use harness::{
-    packet::{Network, Packet, flag, verify},
+    packet::{Network, Packet, Transport, flag, verify},
     program::{
         NO_HOST, Verdict,
         fixture::{host_mac, pod_mac},
@@ -58,6 +58,21 @@ fn what_the_stack_routes_is_left_to_it_in_both_directions() -> Result<()> {
             let arrives = arrives.between([2, 0, 0, 0, 9, 9], interface_mac(index));
             let run = world.programs.from_netdev(world.interfaces[interface], &arrives)?;
             assert_eq!((run.verdict, run.frame), (Verdict::Pass, arrives.bytes()));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_packet_that_the_uplink_does_not_carry_is_left_to_the_stack() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        let headers = if world.remote.is_ipv4() { 28 } else { 48 };
+        for (length, verdict) in [(1_500, Verdict::Forward), (1_501, Verdict::Pass)] {
+            let payload = vec![7; length - headers];
+            let run = world.a_sends(world.remote, Transport::udp(4000, 53, payload.clone()))?;
+            assert_eq!(run.verdict, verdict, "{length}");
+            // A pod takes what fits its own link, whatever the uplink is.
+            assert_eq!(world.a_sends(world.b, Transport::udp(4000, 53, payload))?.verdict, INTO_B);
         }
         Ok(())
     })
