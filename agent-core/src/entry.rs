@@ -320,6 +320,7 @@ impl Table {
             | MapId::CT_NEW_V6
             | MapId::CT_EST_V4
             | MapId::CT_EST_V6
+            | MapId::CT_SHARES
             | MapId::FRAGMENTS_V4
             | MapId::FRAGMENTS_V6
             | MapId::SOCKETS_V4

@@ -164,3 +164,14 @@ abi! {
         pub reserved: u32,
     }
 }
+
+abi! {
+    /// Value of `CT_SHARES`: the established entries that count for a pod, by the index of its host interface; for index 0
+    /// those of all. A pod may have as many as are still free for the others, so that no number of pods fills the map.
+    pub struct CtShare = 16 {
+        pub established_v4: u32,
+        pub established_v6: u32,
+        /// How often a flow of the pod was to become established and could not, for its share or for lack of memory.
+        pub refused: u64,
+    }
+}

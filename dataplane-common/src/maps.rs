@@ -3,7 +3,7 @@
 use core::mem::size_of;
 
 use crate::{
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtShare},
     endpoint::EndpointValue,
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6},
@@ -88,6 +88,8 @@ macro_rules! maps {
 pub const CT_NEW_MAX: u32 = 65_536;
 /// Established flows per family.
 pub const CT_EST_MAX: u32 = 524_288;
+/// Pods with established flows, and their sum: interfaces that are gone are forgotten a while later.
+pub const CT_SHARES_MAX: u32 = 2 * ENDPOINTS_MAX;
 /// Service frontends per family.
 pub const FRONTENDS_MAX: u32 = 131_072;
 /// Backend slots per family.
@@ -150,6 +152,8 @@ maps! {
     CT_EST_V4: Hash<size_of::<CtKeyV4>(), CtEntryV4>[CT_EST_MAX] | NO_PREALLOC;
     /// Established flows. Written by `stage::conntrack`, pruned by the agent.
     CT_EST_V6: Hash<size_of::<CtKeyV6>(), CtEntryV6>[CT_EST_MAX] | NO_PREALLOC;
+    /// Established entries by pod. Written by `stage::conntrack`, counted once more by the agent.
+    CT_SHARES: Hash<4, CtShare>[CT_SHARES_MAX] | NO_PREALLOC;
     /// Ports of fragmented datagrams. Written and read by `packet`.
     FRAGMENTS_V4: LruHash<size_of::<FragmentKeyV4>(), FragmentValue>[FRAGMENTS_MAX];
     /// Ports of fragmented datagrams. Written and read by `packet`.

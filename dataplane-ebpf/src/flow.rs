@@ -62,6 +62,10 @@ pub(crate) struct Scratch<A> {
     pub(crate) translation: Tuple<A>,
     /// What the packet's flow knew when it was found.
     pub(crate) state: CtState,
+    /// What the packet changes in its flow: bits of `conntrack::change`.
+    pub(crate) changes: u32,
+    /// The interface of the pod that the flow counts for, while its share changes.
+    pub(crate) payer: u32,
     /// The policy set that denied `judged`.
     pub(crate) denied_by: u32,
     /// The policy epoch before `judged` was judged: what changes meanwhile makes the flow be judged again.

@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtShare},
     endpoint::EndpointValue,
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     maps as limits,
@@ -84,6 +84,9 @@ pub(crate) static CT_EST_V4: HashMap<CtKeyV4, CtEntryV4, { limits::CT_EST_MAX as
     HashMap::new();
 #[btf_map]
 pub(crate) static CT_EST_V6: HashMap<CtKeyV6, CtEntryV6, { limits::CT_EST_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+pub(crate) static CT_SHARES: HashMap<u32, CtShare, { limits::CT_SHARES_MAX as usize }, NO_PREALLOC> =
     HashMap::new();
 #[btf_map]
 pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, FragmentValue, { limits::FRAGMENTS_MAX as usize }> =

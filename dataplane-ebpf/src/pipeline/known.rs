@@ -70,6 +70,9 @@ pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr
 #[inline(always)]
 fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     let flow = Flow::of_code(advanced::<F>(scratch));
+    if scratch.changes != 0 {
+        conntrack::change::<F>(scratch);
+    }
     if matches!(flow, Flow::Translated)
         && let Err(reason) = nat::translate::<F>(ctx, scratch)
     {
@@ -83,7 +86,7 @@ global! {
     fn advanced() -> u32 = advance, known_flow_v4, known_flow_v6
 }
 
-/// Everything but what is written to the packet: the code of what became of its flow.
+/// Everything but what is written to flow and packet: the code of what became of its flow.
 #[inline(always)]
 fn advance<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
     advance_flow::<F>(scratch).unwrap_or_else(Flow::Dropped).code()
@@ -91,6 +94,7 @@ fn advance<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
 
 #[inline(always)]
 fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+    scratch.changes = 0;
     let Some(hit) = conntrack::find::<F>(&scratch.packet.tuple, &mut scratch.state, &mut scratch.translation)
     else {
         return Ok(Flow::New);
@@ -106,13 +110,13 @@ fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropR
             if denied.is_some() && scratch.packet.is_syn() { change::FORGOTTEN } else { change::JUDGED };
     }
     if changes != change::FORGOTTEN {
-        hit.touch(&scratch.state);
+        let kept = hit.touch(&scratch.state);
         if denied.is_none() {
-            changes |= hit.changes(&scratch.packet, &scratch.state);
+            changes |= kept | hit.changes(&scratch.packet, &scratch.state);
         }
     }
     if changes != 0 {
-        conntrack::change::<F>(scratch, changes);
+        scratch.changes = if hit.is_original { changes | change::IS_ORIGINAL } else { changes };
         if changes == change::FORGOTTEN {
             return Ok(Flow::New);
         }

@@ -8,6 +8,7 @@ mod packets;
 mod policy;
 mod revoked;
 mod service;
+mod shares;
 
 use std::net::IpAddr;
 

@@ -97,6 +97,21 @@ impl Flow {
         Some((frontend, backend))
     }
 
+    pub(super) const fn is_translated(&self) -> bool {
+        self.nat.is_some()
+    }
+
+    /// The client, and the server that it speaks to behind a translation.
+    pub(super) fn ends(&self) -> [IpAddr; 2] {
+        let (opener, other) =
+            if self.state.origin_high != 0 { (self.high, self.low) } else { (self.low, self.high) };
+        match self.nat {
+            Some((_, client)) if self.state.half == half::BACKEND => [client.ip(), other.ip()],
+            Some((_, backend)) => [opener.ip(), backend.ip()],
+            None => [opener.ip(), other.ip()],
+        }
+    }
+
     /// Whether one end of the flow has an address, before or after translation.
     pub(super) fn touches(&self, is_wanted: impl Fn(&IpAddr) -> bool) -> bool {
         let translated = self.nat.map(|(source, destination)| [source, destination]).into_iter().flatten();
@@ -217,6 +232,19 @@ pub(super) mod tests {
         let backend_flow = Flow::parse(Family::V4, &backend_key, &backend_value).unwrap();
         assert_eq!(client_flow.partner_key(Family::V4), Some(backend_key));
         assert_eq!(backend_flow.partner_key(Family::V4), Some(client_key));
+    }
+
+    #[test]
+    fn a_flow_counts_for_its_client_and_else_for_its_server() {
+        let (client, frontend, backend) = (end("10.0.0.2:4000"), end("10.96.0.10:53"), end("10.0.1.9:5353"));
+        for (key, value) in [
+            client_half(client, frontend, backend, |_| ()),
+            backend_half(client, frontend, backend, |_| ()),
+            entry(half::PLAIN, (client, backend), (end("0.0.0.0:0"), end("0.0.0.0:0")), |_| ()),
+        ] {
+            let flow = Flow::parse(Family::V4, &key, &value).unwrap();
+            assert_eq!(flow.ends(), [client.ip(), backend.ip()]);
+        }
     }
 
     #[test]

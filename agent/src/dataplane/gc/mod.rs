@@ -5,6 +5,7 @@ mod backends;
 mod clock;
 mod expiry;
 mod flow;
+mod shares;
 mod sockets;
 mod sweep;
 
@@ -23,6 +24,7 @@ use std::{
 
 use self::{
     clock::{Clock, ClockError},
+    shares::Refused,
     sockets::StrandedSocket,
     sweep::{Sweep, Swept},
 };
@@ -40,8 +42,13 @@ const PORTION: usize = 32_768;
 /// Rest after a whole sweep, at most, so that a busy cluster does not keep a CPU busy.
 const MAX_REST: Duration = Duration::from_millis(250);
 
+/// Pods that one sentence names.
+const MAX_NAMED: usize = 4;
+
 /// What its problems are filed under.
 const SUBJECT: &str = "conntrack";
+/// The same, of pods that want more established flows than they may have.
+const SHARES: &str = "conntrack shares";
 
 /// What the collector shall do out of turn.
 enum Order {
@@ -120,6 +127,7 @@ impl Worker {
     fn sweep_portion(&mut self) -> Result<(), SweepError> {
         let mut swept = Swept::default();
         self.sweep.advance(&self.maps, self.clock.now()?, &HashSet::new(), PORTION, &mut swept)?;
+        self.report_refused(&mut swept);
         if swept.deleted > 0 {
             tracing::debug!("conntrack: {} of {} entries expired", swept.deleted, swept.seen);
         }
@@ -140,15 +148,30 @@ impl Worker {
         let mut swept = Swept::default();
         self.sweep.restart();
         while !self.sweep.advance(&self.maps, self.clock.now()?, &removed, PORTION, &mut swept)? {}
+        self.report_refused(&mut swept);
         let took = start.elapsed();
         if swept.deleted + swept.marked > 0 {
-            let Swept { seen, deleted, marked } = swept;
+            let Swept { seen, deleted, marked, .. } = swept;
             tracing::debug!(
                 "conntrack: of {seen} entries {deleted} deleted, {marked} lost their backend, in {took:?}"
             );
         }
         thread::sleep(took.min(MAX_REST));
         sockets
+    }
+
+    /// Says which pods were refused established flows during the last sweep.
+    fn report_refused(&self, swept: &mut Swept) {
+        match swept.refused.take() {
+            None => {}
+            Some(refused) if refused.is_empty() => self.problems.resolve(SHARES),
+            Some(refused) => {
+                let pods: Vec<_> = refused.iter().take(MAX_NAMED).map(Refused::sentence).collect();
+                let more = refused.len().saturating_sub(MAX_NAMED);
+                let more = if more > 0 { format!("; and {more} more pods") } else { String::new() };
+                self.problems.report(SHARES, &format!("{}{more}", pods.join("; ")));
+            }
+        }
     }
 
     /// Destroys the UDP sockets whose backend is gone, unless they are connected elsewhere by now: their processes

@@ -9,6 +9,7 @@ use super::{
     clock::Jiffies,
     expiry::{self, Circumstances},
     flow::{self, Family, Flow},
+    shares::{Refused, Shares},
 };
 use crate::dataplane::maps::Maps;
 
@@ -43,11 +44,13 @@ fn fate(flow: &Flow, idle: Duration, timeout: Duration, is_orphaned: bool) -> Fa
 }
 
 /// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Swept {
     pub(super) seen: usize,
     pub(super) deleted: usize,
     pub(super) marked: usize,
+    /// Pods that were refused flows, when the established ones have all been seen.
+    pub(super) refused: Option<Vec<Refused>>,
 }
 
 /// A position in the maps of flows.
@@ -60,6 +63,7 @@ pub(super) struct Sweep {
     count: usize,
     /// Whether the established flows of a family take more than three quarters of their map: IPv4, IPv6.
     crowded: [bool; 2],
+    shares: Shares,
 }
 
 const TABLES: [(Family, bool); 4] =
@@ -84,6 +88,9 @@ impl Sweep {
         swept: &mut Swept,
     ) -> Result<bool, Error> {
         let mut backends = Backends::new(maps);
+        if self.table == 0 && matches!(self.cursor, Cursor::Start) {
+            self.shares = Shares::begin(maps)?;
+        }
         let mut left = budget;
         while left > 0 {
             let (family, is_established) = TABLES[self.table];
@@ -95,6 +102,9 @@ impl Sweep {
             let circumstances =
                 Circumstances { is_established, is_crowded: is_established && self.crowded[family as usize] };
             let changes = judge(maps, family, circumstances, &entries, now, removed, &mut backends)?;
+            if is_established {
+                self.count_shares(family, &entries, &changes);
+            }
             apply(maps, family, table, &changes, swept)?;
             if let Some(cursor) = next {
                 self.cursor = cursor;
@@ -105,11 +115,23 @@ impl Sweep {
             }
             (self.cursor, self.count) = (Cursor::Start, 0);
             self.table = (self.table + 1) % TABLES.len();
+            if is_established && !TABLES[self.table].1 {
+                swept.refused = Some(self.shares.finish(maps)?);
+            }
             if self.table == 0 {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn count_shares(&mut self, family: Family, entries: &[Entry], changes: &Changes) {
+        let deleted: HashSet<_> = changes.here.iter().collect();
+        for (key, value) in entries {
+            if let Some(flow) = Flow::parse(family, key, value) {
+                self.shares.note(family, &flow, deleted.contains(key));
+            }
+        }
     }
 
     /// Begins again at the first map.

@@ -1,5 +1,6 @@
 //! Finds, refreshes and remembers flows. The design stands in `dataplane_common::conntrack`.
 mod open;
+mod share;
 
 use core::mem::offset_of;
 
@@ -10,6 +11,7 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
+use self::open::restore;
 pub(crate) use self::open::{Opening, open, open_translated};
 use crate::{
     family::Family,
@@ -74,13 +76,16 @@ impl<F: Family> Hit<F> {
         if self.is_original == is_original { Ok(true) } else { Err(DropReason::NatPortsExhausted) }
     }
 
-    /// Notes that a packet came: a flow that is still in use does not expire, a denied one neither.
+    /// Notes that a packet came: a flow that is still in use does not expire, a denied one neither. Tells what this
+    /// changes in the other half: while a translated flow may be evicted, no half of it must be the one that looks idle.
     #[inline(always)]
-    pub(crate) fn touch(&self, state: &CtState) {
+    pub(crate) fn touch(&self, state: &CtState) -> u32 {
         let now = now();
-        if state.last_seen != now {
-            set!(F, self.entry, last_seen, now);
+        if state.last_seen == now {
+            return 0;
         }
+        set!(F, self.entry, last_seen, now);
+        if self.is_established || state.half != half::CLIENT { 0 } else { change::KEPT }
     }
 
     /// What the packet changes in its flow, by bits of [`change`]: it follows TCP's end, promotes and demotes.
@@ -115,20 +120,29 @@ global! {
     fn change_both(changes) -> u32 = change_halves, change_flow_v4, change_flow_v6
 }
 
-/// Changes the flow of the packet, both halves of it.
+/// Makes the changes of `scratch.changes` in the flow of the packet, in both halves of it.
 #[inline(always)]
-pub(crate) fn change<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) {
-    change_both::<F>(scratch, changes);
+pub(crate) fn change<F: Family>(scratch: &mut Scratch<F::Addr>) {
+    let is_half_gone = change_both::<F>(scratch, scratch.changes) != 0;
+    if is_half_gone && scratch.changes & change::KEPT != 0 && !restore::<F>(scratch) {
+        // Another flow has taken its place: this one has ended.
+        change_both::<F>(scratch, change::FORGOTTEN);
+    }
 }
 
 #[inline(always)]
 fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32 {
-    change_half::<F>(&scratch.packet.tuple, None, scratch, changes);
-    if scratch.state.half != half::PLAIN {
-        // What its key holds is the other half only if it turns an answer to this packet back.
-        change_half::<F>(&scratch.translation, Some(&scratch.packet.tuple), scratch, changes);
+    const COUNTED: u32 = change::PROMOTED | change::CLOSED | change::FORGOTTEN;
+    scratch.payer = if changes & COUNTED == 0 { 0 } else { share::payer::<F>(scratch, changes) };
+    if changes & !(change::KEPT | change::IS_ORIGINAL) != 0 {
+        change_half::<F>(&scratch.packet.tuple, None, scratch, changes);
     }
-    0
+    if scratch.state.half == half::PLAIN {
+        return 0;
+    }
+    // What its key holds is the other half only if it turns an answer to this packet back.
+    let is_there = change_half::<F>(&scratch.translation, Some(&scratch.packet.tuple), scratch, changes);
+    u32::from(!is_there)
 }
 
 #[inline(never)]
@@ -137,22 +151,23 @@ fn change_half<F: Family>(
     partner: Option<&Tuple<F::Addr>>,
     scratch: &Scratch<F::Addr>,
     changes: u32,
-) {
+) -> bool {
     let (key, _) = key::<F>(tuple);
     let (entry, is_established) = match F::ct_established(&key) {
         Some(entry) => (entry, true),
         None => match F::ct_new(&key) {
             Some(entry) => (entry, false),
-            None => return,
+            None => return false,
         },
     };
     if partner.is_some_and(|partner| F::ct_nat(entry, tuple.proto) != partner.reversed())
         || tag::<F>(entry) != F::ct_tag(&key)
     {
-        return;
+        return false;
     }
     let established = if is_established { change::IS_ESTABLISHED } else { 0 };
     write::<F>(&key, entry, scratch, changes | established);
+    true
 }
 
 /// What may change in a flow that exists.
@@ -170,8 +185,12 @@ pub(crate) mod change {
     pub(crate) const PROMOTED: u32 = 1 << 7;
     /// A new flow opens in its place.
     pub(crate) const FORGOTTEN: u32 = 1 << 8;
+    /// The client sends, and the flow may be evicted: the half of its backend is as fresh as its own.
+    pub(crate) const KEPT: u32 = 1 << 9;
+    /// No change: the packet travels from client to server.
+    pub(crate) const IS_ORIGINAL: u32 = 1 << 10;
     /// No change: the half at hand is in the map of established flows.
-    pub(super) const IS_ESTABLISHED: u32 = 1 << 9;
+    pub(super) const IS_ESTABLISHED: u32 = 1 << 11;
 }
 
 /// Writes changes to one half.
@@ -194,23 +213,33 @@ fn write<F: Family>(key: &F::CtKey, entry: *mut F::CtEntry, scratch: &Scratch<F:
     if changes & (change::RESET | change::REVIVED) != 0 {
         set!(F, entry, reset, u8::from(changes & change::RESET != 0));
     }
+    if changes & change::KEPT != 0 {
+        set!(F, entry, last_seen, now());
+    }
     let is_established = changes & change::IS_ESTABLISHED != 0;
     if changes & change::CLOSED != 0 {
         set!(F, entry, closed, 1);
         // SAFETY: as for `tag`; the map copies the entry.
         if is_established && F::ct_insert_new(key, unsafe { &*entry }, u64::from(BPF_ANY)).is_ok() {
             F::ct_remove_established(key);
+            share::remove::<F>(scratch.payer);
         }
     }
     if changes & change::PROMOTED != 0 && !is_established {
-        // When the map is full the flow stays where it may be evicted.
+        // A flow that finds no room stays where it may be evicted.
         // SAFETY: as for `tag`; the map copies the entry.
-        if F::ct_insert_established(key, unsafe { &*entry }).is_ok() {
+        if share::has_room::<F>(scratch.payer) && F::ct_insert_established(key, unsafe { &*entry }).is_ok() {
             F::ct_remove_new(key);
+            share::add::<F>(scratch.payer);
+        } else {
+            share::refuse(scratch.payer);
         }
     }
     if changes & change::FORGOTTEN != 0 {
         remove::<F>(key);
+        if is_established {
+            share::remove::<F>(scratch.payer);
+        }
     }
 }
 

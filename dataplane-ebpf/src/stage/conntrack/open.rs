@@ -86,6 +86,13 @@ global! {
     fn insert_half(half) -> u32 = insert, insert_half_v4, insert_half_v6
 }
 
+/// Creates the backend's half of a flow whose other half was found: it was evicted. False when another live flow has its
+/// key.
+#[inline(always)]
+pub(super) fn restore<F: Family>(scratch: &mut Scratch<F::Addr>) -> bool {
+    insert_half::<F>(scratch, u32::from(half::BACKEND)) != 0
+}
+
 /// Creates one half of the flow that `scratch.state` describes. 0 when another live flow has its key.
 #[inline(always)]
 fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {

@@ -1,0 +1,174 @@
+//! The shares of pods in the maps of established flows: counted by the programs, and counted once more here, because
+//! entries also expire and because two CPUs may count at the same instant.
+use std::{collections::HashMap, net::IpAddr};
+
+use bpf_maps::Error;
+use dataplane_common::{
+    conntrack::CtShare,
+    endpoint::EndpointValue,
+    maps::MapId,
+    net::{AddrV4, AddrV6},
+};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+use super::flow::{Family, Flow};
+use crate::dataplane::maps::Maps;
+
+/// The sum of all pods stands under the index that no interface has.
+const ALL: u32 = 0;
+
+/// One sweep's count.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    /// Host interface of each local pod.
+    interfaces: HashMap<IpAddr, u32>,
+    before: HashMap<u32, CtShare>,
+    counted: HashMap<u32, Counted>,
+}
+
+/// Entries of one pod that a sweep met, by family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    kept: [u32; 2],
+    deleted: [u32; 2],
+}
+
+/// A pod that wanted more established flows than it may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) flows: u64,
+    pub(super) established: u32,
+}
+
+impl Refused {
+    pub(super) fn sentence(&self) -> String {
+        let who = match &self.addresses[..] {
+            [] => "the node's pods together".to_owned(),
+            addresses => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                format!("the pod with {}", addresses.join(" and "))
+            }
+        };
+        format!(
+            "{who} has {} established flows, its share while others need room; {} packets found no room for one more: \
+             such flows go on, and may be forgotten when more come",
+            self.established, self.flows
+        )
+    }
+}
+
+impl Shares {
+    /// What is there when a sweep begins.
+    pub(super) fn begin(maps: &Maps) -> Result<Self, Error> {
+        let mut interfaces = HashMap::new();
+        for (key, value) in maps.get(MapId::ENDPOINTS_V4).dump()? {
+            if let (Ok(addr), Ok(endpoint)) =
+                (AddrV4::read_from_bytes(&key), EndpointValue::read_from_bytes(&value))
+            {
+                interfaces.insert(IpAddr::from(addr.octets()), endpoint.ifindex);
+            }
+        }
+        for (key, value) in maps.get(MapId::ENDPOINTS_V6).dump()? {
+            if let (Ok(addr), Ok(endpoint)) =
+                (AddrV6::read_from_bytes(&key), EndpointValue::read_from_bytes(&value))
+            {
+                interfaces.insert(IpAddr::from(addr.octets()), endpoint.ifindex);
+            }
+        }
+        Ok(Self { interfaces, before: read(maps)?, counted: HashMap::new() })
+    }
+
+    /// Notes an entry of a map of established flows, which stays or is deleted.
+    pub(super) fn note(&mut self, family: Family, flow: &Flow, is_deleted: bool) {
+        let ends = flow.ends();
+        let payer = ends.iter().find_map(|end| self.interfaces.get(end)).copied().unwrap_or(ALL);
+        // The other half of a flow that is deleted goes with it, without being met.
+        let entries = if is_deleted && flow.is_translated() { 2 } else { 1 };
+        for index in if payer == ALL { vec![ALL] } else { vec![ALL, payer] } {
+            let counted = self.counted.entry(index).or_default();
+            let of = if is_deleted { &mut counted.deleted } else { &mut counted.kept };
+            of[family as usize] += entries;
+        }
+    }
+
+    /// Writes what the sweep found, and tells who was refused flows since it began.
+    pub(super) fn finish(&mut self, maps: &Maps) -> Result<Vec<Refused>, Error> {
+        let map = maps.get(MapId::CT_SHARES);
+        let mut refused = Vec::new();
+        for (index, now) in read(maps)? {
+            let before = self.before.get(&index).copied().unwrap_or(NONE);
+            let addresses: Vec<_> =
+                self.interfaces.iter().filter(|(_, at)| **at == index).map(|(addr, _)| *addr).collect();
+            if index != ALL && addresses.is_empty() {
+                map.delete(index.as_bytes())?;
+                continue;
+            }
+            let counted = self.counted.get(&index).copied().unwrap_or_default();
+            let right = corrected(&before, &now, counted);
+            if right != now {
+                map.update(index.as_bytes(), right.as_bytes())?;
+            }
+            let flows = now.refused.saturating_sub(before.refused);
+            if flows > 0 {
+                let established = now.established_v4.saturating_add(now.established_v6);
+                refused.push(Refused { addresses, flows, established });
+            }
+        }
+        Ok(refused)
+    }
+}
+
+const NONE: CtShare = CtShare { established_v4: 0, established_v6: 0, refused: 0 };
+
+/// The right numbers at the end of a sweep. Where the programs counted nothing meanwhile, they are what the sweep met;
+/// otherwise it may have missed what came behind it, and only what it deleted itself is taken off.
+fn corrected(before: &CtShare, now: &CtShare, counted: Counted) -> CtShare {
+    let right = |before: u32, now: u32, family: usize| {
+        if before == now { counted.kept[family] } else { now.saturating_sub(counted.deleted[family]) }
+    };
+    CtShare {
+        established_v4: right(before.established_v4, now.established_v4, 0),
+        established_v6: right(before.established_v6, now.established_v6, 1),
+        refused: now.refused,
+    }
+}
+
+fn read(maps: &Maps) -> Result<HashMap<u32, CtShare>, Error> {
+    let entries = maps.get(MapId::CT_SHARES).dump()?;
+    Ok(entries
+        .iter()
+        .filter_map(|(key, value)| {
+            Some((u32::read_from_bytes(key).ok()?, CtShare::read_from_bytes(value).ok()?))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(established_v4: u32) -> CtShare {
+        CtShare { established_v4, ..NONE }
+    }
+
+    #[test]
+    fn a_quiet_pod_has_what_the_sweep_met() {
+        let counted = Counted { kept: [7, 3], deleted: [2, 0] };
+        let right = corrected(&share(9), &share(9), counted);
+        assert_eq!((right.established_v4, right.established_v6), (7, 3));
+    }
+
+    #[test]
+    fn a_busy_pod_loses_only_what_the_sweep_deleted() {
+        let counted = Counted { kept: [7, 0], deleted: [2, 0] };
+        assert_eq!(corrected(&share(9), &share(100), counted).established_v4, 98);
+        assert_eq!(corrected(&share(9), &share(1), counted).established_v4, 0);
+    }
+
+    #[test]
+    fn refusals_are_never_taken_back() {
+        let now = CtShare { refused: 5, ..share(1) };
+        assert_eq!(corrected(&share(1), &now, Counted::default()).refused, 5);
+    }
+}
