@@ -99,9 +99,11 @@ fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropR
     else {
         return Ok(Flow::New);
     };
-    let is_translated = hit.is_translated(&scratch.state)?;
+    // A SYN may open a flow over what has ended, also one that was translated between the same ends.
+    let is_reopened = conntrack::is_reopened(&scratch.state, &scratch.packet);
+    let is_translated = !is_reopened && hit.is_translated(&scratch.state)?;
     let (mut changes, mut denied) = (0, None);
-    if conntrack::is_reopened(&scratch.state, &scratch.packet) {
+    if is_reopened {
         changes = change::FORGOTTEN;
     } else if is_stale(&scratch.state) {
         scratch.judged = scratch.packet.tuple;
