@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use harness::{
     eventually::{PATIENCE, eventually},
     probe::{
-        client::Probe,
+        client::{HeldConnection, Probe},
         wire::{Answer, Outcome, Target, Transport},
     },
 };
@@ -56,6 +56,30 @@ pub(crate) fn becomes_answered(client: &Probe, target: Target) -> Result<()> {
             outcome => bail!("it is {outcome}"),
         }
     })
+}
+
+/// Connections that stay open, with what each is and where it goes: over both transports, each answered once.
+pub(crate) fn held<'a>(
+    client: &'a Probe,
+    ends: &[SocketAddr],
+) -> Result<Vec<(HeldConnection<'a>, Transport, SocketAddr)>> {
+    let mut connections = Vec::new();
+    for transport in TRANSPORTS {
+        for to in ends {
+            let (connection, outcome) = client.open(target(transport, *to), LONG)?;
+            assert!(outcome.is_answered(), "{transport:?} {to}: {outcome}");
+            connections.push((connection, transport, *to));
+        }
+    }
+    Ok(connections)
+}
+
+/// Nothing comes back on connections that were open.
+pub(crate) fn are_silent(connections: &[(HeldConnection<'_>, Transport, SocketAddr)]) -> Result<()> {
+    for (connection, transport, to) in connections {
+        assert_eq!(connection.exchange(SHORT)?, Outcome::TimedOut, "{transport:?} {to}");
+    }
+    Ok(())
 }
 
 /// All targets are answered, at once.

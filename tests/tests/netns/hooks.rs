@@ -20,7 +20,10 @@ use nix::net::if_::if_nametoindex;
 use serde_json::json;
 use zerocopy::IntoBytes as _;
 
-use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
+use crate::{
+    expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target},
+    objects::policy,
+};
 
 const PORT: u16 = 80;
 
@@ -39,12 +42,10 @@ impl Stage {
         for transport in TRANSPORTS {
             server.probe().listen(transport, PORT)?;
         }
-        topology.control_plane.apply(&json!({
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": { "namespace": "default", "name": "locked" },
-            "spec": { "podSelector": { "matchLabels": { "app": "locked" } }, "policyTypes": ["Egress"] },
-        }))?;
+        topology.control_plane.apply(&policy(
+            "locked",
+            &json!({ "podSelector": { "matchLabels": { "app": "locked" } }, "policyTypes": ["Egress"] }),
+        ))?;
         topology.settle()?;
         let stage = Self { topology, locked, server };
         stage.links_are_there()?;

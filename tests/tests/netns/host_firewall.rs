@@ -18,6 +18,7 @@ use harness::{
 use crate::{
     expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target},
     firewall::{nft, start_firewall},
+    objects::policy,
 };
 
 const PORT: u16 = 80;
@@ -142,15 +143,13 @@ fn a_policy_judges_what_comes_from_another_node_past_the_stack() -> Result<()> {
     let stage = Stage::build()?;
     let friend = stage.topology.add_pod(PodSpec::new("default", "friend").on(1).label("app", "friend"))?;
     stage.protect(FIREWALLS[0])?;
-    stage.topology.control_plane.apply(&serde_json::json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": { "namespace": "default", "name": "friends" },
-        "spec": {
+    stage.topology.control_plane.apply(&policy(
+        "friends",
+        &serde_json::json!({
             "podSelector": { "matchLabels": { "app": "pod" } },
             "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "friend" } } }] }],
-        },
-    }))?;
+        }),
+    ))?;
     stage.topology.settle()?;
     let [server, stranger] = [&stage.pods[0], &stage.pods[1]];
     for transport in TRANSPORTS {

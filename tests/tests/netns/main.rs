@@ -12,6 +12,7 @@ mod install;
 mod mtu;
 mod neighbours;
 mod new_pods;
+mod objects;
 mod pod_to_pod;
 mod policy;
 mod policy_table;

@@ -18,7 +18,7 @@ use harness::{
     topology::{Pod, Topology},
 };
 
-use crate::firewall::start_firewall;
+use crate::{firewall::start_firewall, objects::policy};
 
 const PORT: u16 = 80;
 const SMALL: u32 = 1400;
@@ -88,17 +88,15 @@ fn so_is_one_with_policies_behind_a_firewall_that_asks_a_service() -> Result<()>
     kernel::require(kernel::NETNS);
     let (topology, client, server) = pair()?;
     for app in ["client", "server"] {
-        topology.control_plane.apply(&serde_json::json!({
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": { "namespace": "default", "name": app },
-            "spec": {
+        topology.control_plane.apply(&policy(
+            app,
+            &serde_json::json!({
                 "podSelector": { "matchLabels": { "app": app } },
                 "policyTypes": ["Ingress", "Egress"],
                 "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] }],
                 "egress": [{ "to": [{ "podSelector": { "matchLabels": { "app": "server" } } }] }],
-            },
-        }))?;
+            }),
+        ))?;
     }
     let spec = ServiceSpec::new("default", "large").select("app", "server").port(Protocol::Udp, PORT, PORT);
     let service = topology.control_plane.apply_service(&spec)?;

@@ -10,16 +10,12 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::expect::{LONG, SHORT, TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
-
-fn policy(name: &str, spec: &Value) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": { "namespace": "default", "name": name },
-        "spec": spec,
-    })
-}
+use crate::{
+    expect::{
+        LONG, SHORT, TRANSPORTS, are_silent, becomes_answered, held, is_answered_by, is_silent, target,
+    },
+    objects::policy,
+};
 
 fn deny_ingress() -> Value {
     policy("deny-ingress", &json!({ "podSelector": {}, "policyTypes": ["Ingress"] }))
@@ -150,19 +146,10 @@ fn a_revoking_change_cuts_established_connections() -> Result<()> {
     let closed = json!({ "podSelector": { "matchLabels": { "role": "server" } }, "ingress": [] });
     topology.control_plane.apply(&policy("server", &open))?;
     topology.settle()?;
-    let mut connections = Vec::new();
-    for transport in TRANSPORTS {
-        for to in near.at(80).into_iter().chain(far.at(80)) {
-            let (connection, outcome) = client.probe().open(target(transport, to), LONG)?;
-            assert!(outcome.is_answered(), "{transport:?} {to}: {outcome}");
-            connections.push((connection, transport, to));
-        }
-    }
+    let connections = held(client.probe(), &[near.at(80), far.at(80)].concat())?;
     topology.control_plane.apply(&policy("server", &closed))?;
     topology.settle()?;
-    for (connection, transport, to) in &connections {
-        assert_eq!(connection.exchange(SHORT)?, Outcome::TimedOut, "{transport:?} {to}");
-    }
+    are_silent(&connections)?;
     drop(connections);
     topology.close()
 }
@@ -199,14 +186,7 @@ fn an_allowed_connection_survives_policy_changes() -> Result<()> {
     let all = json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}] });
     topology.control_plane.apply(&policy("changing", &all))?;
     topology.settle()?;
-    let mut connections = Vec::new();
-    for transport in TRANSPORTS {
-        for to in near.at(80).into_iter().chain(far.at(80)) {
-            let (connection, outcome) = client.probe().open(target(transport, to), LONG)?;
-            assert!(outcome.is_answered(), "{transport:?} {to}: {outcome}");
-            connections.push((connection, transport, to));
-        }
-    }
+    let connections = held(client.probe(), &[near.at(80), far.at(80)].concat())?;
     let from_client = json!({ "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] });
     let specs = [
         json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [from_client] }),

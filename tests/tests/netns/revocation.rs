@@ -6,21 +6,15 @@ use harness::{
     cluster::{PodSpec, Protocol, ServiceSpec},
     eventually::{PATIENCE, eventually, holds},
     kernel,
-    probe::wire::{LoadPlan, Outcome, Target, Transport},
+    probe::wire::{LoadPlan, Target, Transport},
     topology::Topology,
 };
 use serde_json::{Value, json};
 
-use crate::expect::{LONG, SHORT, TRANSPORTS, is_answered_by, is_silent, target};
-
-fn policy(spec: &Value) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": { "namespace": "default", "name": "changing" },
-        "spec": spec,
-    })
-}
+use crate::{
+    expect::{LONG, TRANSPORTS, are_silent, held, is_answered_by, is_silent},
+    objects::policy,
+};
 
 /// Twenty connections under load, from a pod of each node, by service and directly: each is cut, whoever speaks last.
 fn is_cut(before: Option<&Value>, after: &Value) -> Result<()> {
@@ -34,7 +28,7 @@ fn is_cut(before: Option<&Value>, after: &Value) -> Result<()> {
     let service = ServiceSpec::new("default", "server").select("app", "server");
     let ips = topology.control_plane.apply_service(&service.port(Protocol::Tcp, 80, 80))?;
     if let Some(before) = before {
-        topology.control_plane.apply(&policy(before))?;
+        topology.control_plane.apply(&policy("changing", before))?;
     }
     topology.settle()?;
     let by_service = ips.both().map(|ip| SocketAddr::new(ip, 80));
@@ -54,7 +48,7 @@ fn is_cut(before: Option<&Value>, after: &Value) -> Result<()> {
             bystander.load_so_far().is_ok_and(|load| load.answered_long_lived >= 200)
         })?;
     }
-    topology.control_plane.apply(&policy(after))?;
+    topology.control_plane.apply(&policy("changing", after))?;
     topology.settle()?;
     let count = || -> Result<u64> {
         bystanders.iter().map(|bystander| Ok(bystander.load_so_far()?.answered_long_lived)).sum()
@@ -107,22 +101,15 @@ fn a_connection_that_is_allowed_again_goes_on() -> Result<()> {
         }
     }
     let open = json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}] });
-    topology.control_plane.apply(&policy(&open))?;
+    topology.control_plane.apply(&policy("changing", &open))?;
     topology.settle()?;
-    let mut connections = Vec::new();
-    for transport in TRANSPORTS {
-        for to in near.at(80).into_iter().chain(far.at(80)) {
-            let (connection, outcome) = client.probe().open(target(transport, to), LONG)?;
-            assert!(outcome.is_answered(), "{transport:?} {to}: {outcome}");
-            connections.push((connection, transport, to));
-        }
-    }
-    topology.control_plane.apply(&policy(&json!({ "podSelector": {}, "policyTypes": ["Ingress"] })))?;
+    let connections = held(client.probe(), &[near.at(80), far.at(80)].concat())?;
+    topology
+        .control_plane
+        .apply(&policy("changing", &json!({ "podSelector": {}, "policyTypes": ["Ingress"] })))?;
     topology.settle()?;
-    for (connection, transport, to) in &connections {
-        assert_eq!(connection.exchange(SHORT)?, Outcome::TimedOut, "{transport:?} {to}");
-    }
-    topology.control_plane.apply(&policy(&open))?;
+    are_silent(&connections)?;
+    topology.control_plane.apply(&policy("changing", &open))?;
     topology.settle()?;
     for (connection, transport, to) in &connections {
         eventually(format!("{transport:?} {to} goes on"), PATIENCE, || {

@@ -13,7 +13,10 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::expect::{SHORT, TRANSPORTS, answer, becomes_answered, is_answered_by, is_silent, target};
+use crate::{
+    expect::{SHORT, TRANSPORTS, answer, becomes_answered, is_answered_by, is_silent, target},
+    objects::policy,
+};
 
 const PORT: u16 = 80;
 const FAMILIES: [&str; 2] = ["-4", "-6"];
@@ -232,17 +235,15 @@ fn a_policy_holds_for_every_address_of_its_pod() -> Result<()> {
     let good = topology.add_pod(PodSpec::new("default", "good").label("role", "good"))?;
     let bad = topology.add_pod(PodSpec::new("default", "bad"))?;
     serve(&[&server, &good, &bad])?;
-    topology.control_plane.apply(&json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": { "namespace": "default", "name": "only-good" },
-        "spec": {
+    topology.control_plane.apply(&policy(
+        "only-good",
+        &json!({
             "podSelector": { "matchLabels": { "app": "server" } },
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "role": "good" } } }] }],
             "egress": [{ "to": [{ "podSelector": { "matchLabels": { "role": "good" } } }] }],
-        },
-    }))?;
+        }),
+    ))?;
     topology.settle()?;
     // The policy is there before the interface: it holds from the first packet on.
     let server_net1 = Attached::new(&topology, &server, "net1").add()?;

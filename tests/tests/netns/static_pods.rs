@@ -8,7 +8,10 @@ use harness::{
 };
 use serde_json::json;
 
-use crate::expect::{TRANSPORTS, is_answered_by, is_silent, target};
+use crate::{
+    expect::{TRANSPORTS, is_answered_by, is_silent, target},
+    objects::policy,
+};
 
 const HASH: &str = "5f2a63a0c1e94a3f8d1c0b7e6a5d4c3b";
 
@@ -17,15 +20,13 @@ fn a_static_pod_starts_and_has_the_policies_of_its_mirror() -> Result<()> {
     kernel::require(kernel::NETNS);
     let topology = Topology::start()?;
     let client = topology.add_pod(PodSpec::new("default", "client"))?;
-    topology.control_plane.apply(&json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": { "namespace": "default", "name": "only-udp" },
-        "spec": {
+    topology.control_plane.apply(&policy(
+        "only-udp",
+        &json!({
             "podSelector": { "matchLabels": { "app": "static" } },
             "ingress": [{ "ports": [{ "protocol": "UDP", "port": 80 }] }],
-        },
-    }))?;
+        }),
+    ))?;
     topology.settle()?;
     let pod = topology.add_pod(PodSpec::new("default", "static").label("app", "static").of_file(HASH))?;
     for transport in TRANSPORTS {

@@ -13,7 +13,10 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
+use crate::{
+    expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target},
+    objects::policy,
+};
 
 const PORT: u16 = 80;
 const NAME: &str = "default/subject";
@@ -24,15 +27,6 @@ struct Stage {
     subject: Arc<Pod>,
     friends: Vec<Arc<Pod>>,
     strangers: Vec<Arc<Pod>>,
-}
-
-fn policy(name: &str, spec: &Value) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": { "namespace": "default", "name": name },
-        "spec": spec,
-    })
 }
 
 /// Only friends, both ways.
