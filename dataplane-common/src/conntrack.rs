@@ -175,3 +175,10 @@ abi! {
         pub refused: u64,
     }
 }
+
+impl CtShare {
+    /// The key of all pods together: no interface has this index.
+    pub const ALL: u32 = 0;
+    /// The share of a pod that has no flows.
+    pub const NONE: Self = Self { established_v4: 0, established_v6: 0, refused: 0 };
+}

@@ -135,8 +135,8 @@ fn is_stale(state: &CtState) -> bool {
     config::cut_established() && (state.denied != 0 || state.epoch != policy::epoch())
 }
 
-/// Judges the flow of the packet `scratch.judged`, because policy denied it or policies changed since. Notes in the scratch memory what
-/// its entry is to remember, and tells why it is denied.
+/// Judges the flow of the packet `scratch.judged`, because policy denied it or policies changed since. Notes in the
+/// scratch memory what its entry is to remember, and tells why it is denied.
 #[inline(always)]
 fn judge_again<F: Family>(
     hit: &Hit<F>,

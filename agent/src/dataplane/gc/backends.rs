@@ -13,7 +13,7 @@ use crate::dataplane::maps::Maps;
 /// The backends of the frontends that were asked for, remembered during one sweep.
 #[derive(Debug)]
 pub(super) struct Backends<'a> {
-    maps: &'a Maps,
+    pub(super) maps: &'a Maps,
     known: HashMap<(SocketAddr, u8), HashSet<SocketAddr>>,
 }
 

@@ -2,20 +2,15 @@
 //! entries also expire and because two CPUs may count at the same instant.
 use std::{collections::HashMap, net::IpAddr};
 
+use agent_core::entry;
 use bpf_maps::Error;
-use dataplane_common::{
-    conntrack::CtShare,
-    endpoint::EndpointValue,
-    maps::MapId,
-    net::{AddrV4, AddrV6},
-};
+use dataplane_common::{conntrack::CtShare, maps::MapId};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::flow::{Family, Flow};
 use crate::dataplane::maps::Maps;
 
-/// The sum of all pods stands under the index that no interface has.
-const ALL: u32 = 0;
+const ALL: u32 = CtShare::ALL;
 
 /// One sweep's count.
 #[derive(Debug, Default)]
@@ -62,19 +57,10 @@ impl Shares {
     /// What is there when a sweep begins.
     pub(super) fn begin(maps: &Maps) -> Result<Self, Error> {
         let mut interfaces = HashMap::new();
-        for (key, value) in maps.get(MapId::ENDPOINTS_V4).dump()? {
-            if let (Ok(addr), Ok(endpoint)) =
-                (AddrV4::read_from_bytes(&key), EndpointValue::read_from_bytes(&value))
-            {
-                interfaces.insert(IpAddr::from(addr.octets()), endpoint.ifindex);
-            }
-        }
-        for (key, value) in maps.get(MapId::ENDPOINTS_V6).dump()? {
-            if let (Ok(addr), Ok(endpoint)) =
-                (AddrV6::read_from_bytes(&key), EndpointValue::read_from_bytes(&value))
-            {
-                interfaces.insert(IpAddr::from(addr.octets()), endpoint.ifindex);
-            }
+        for map in [MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6] {
+            interfaces.extend(maps.get(map).dump()?.iter().filter_map(|(key, value)| {
+                Some((entry::addr_from_bytes(key)?, entry::endpoint_value(value)?.ifindex))
+            }));
         }
         Ok(Self { interfaces, before: read(maps)?, counted: HashMap::new() })
     }
@@ -97,7 +83,7 @@ impl Shares {
         let map = maps.get(MapId::CT_SHARES);
         let mut refused = Vec::new();
         for (index, now) in read(maps)? {
-            let before = self.before.get(&index).copied().unwrap_or(NONE);
+            let before = self.before.get(&index).copied().unwrap_or(CtShare::NONE);
             let addresses: Vec<_> =
                 self.interfaces.iter().filter(|(_, at)| **at == index).map(|(addr, _)| *addr).collect();
             if index != ALL && addresses.is_empty() {
@@ -119,8 +105,6 @@ impl Shares {
     }
 }
 
-const NONE: CtShare = CtShare { established_v4: 0, established_v6: 0, refused: 0 };
-
 /// The right numbers at the end of a sweep. Where the programs counted nothing meanwhile, they are what the sweep met;
 /// otherwise it may have missed what came behind it, and only what it deleted itself is taken off.
 fn corrected(before: &CtShare, now: &CtShare, counted: Counted) -> CtShare {
@@ -139,7 +123,7 @@ fn read(maps: &Maps) -> Result<HashMap<u32, CtShare>, Error> {
     Ok(entries
         .iter()
         .filter_map(|(key, value)| {
-            Some((u32::read_from_bytes(key).ok()?, CtShare::read_from_bytes(value).ok()?))
+            Some((entry::number_from_bytes(key)?, CtShare::read_from_bytes(value).ok()?))
         })
         .collect())
 }
@@ -149,7 +133,7 @@ mod tests {
     use super::*;
 
     fn share(established_v4: u32) -> CtShare {
-        CtShare { established_v4, ..NONE }
+        CtShare { established_v4, ..CtShare::NONE }
     }
 
     #[test]

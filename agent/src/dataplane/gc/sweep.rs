@@ -101,10 +101,8 @@ impl Sweep {
             self.count += entries.len();
             let circumstances =
                 Circumstances { is_established, is_crowded: is_established && self.crowded[family as usize] };
-            let changes = judge(maps, family, circumstances, &entries, now, removed, &mut backends)?;
-            if is_established {
-                self.count_shares(family, &entries, &changes);
-            }
+            let changes =
+                judge(family, circumstances, &entries, now, removed, &mut backends, &mut self.shares)?;
             apply(maps, family, table, &changes, swept)?;
             if let Some(cursor) = next {
                 self.cursor = cursor;
@@ -125,15 +123,6 @@ impl Sweep {
         Ok(false)
     }
 
-    fn count_shares(&mut self, family: Family, entries: &[Entry], changes: &Changes) {
-        let deleted: HashSet<_> = changes.here.iter().collect();
-        for (key, value) in entries {
-            if let Some(flow) = Flow::parse(family, key, value) {
-                self.shares.note(family, &flow, deleted.contains(key));
-            }
-        }
-    }
-
     /// Begins again at the first map.
     pub(super) fn restart(&mut self) {
         (self.table, self.cursor, self.count) = (0, Cursor::Start, 0);
@@ -141,13 +130,13 @@ impl Sweep {
 }
 
 fn judge(
-    maps: &Maps,
     family: Family,
     circumstances: Circumstances,
     entries: &[Entry],
     now: Jiffies,
     removed: &HashSet<IpAddr>,
     backends: &mut Backends<'_>,
+    shares: &mut Shares,
 ) -> Result<Changes, Error> {
     let mut changes = Changes::default();
     for (key, value) in entries {
@@ -159,7 +148,7 @@ fn judge(
             let timeout = |state: &CtState| expiry::timeout(flow.proto, state, circumstances);
             let mut state = flow.state;
             if now.since(state.last_seen) > timeout(&state)
-                && let Some(partner) = find(maps, family, partner_key.as_deref())?
+                && let Some(partner) = find(backends.maps, family, partner_key.as_deref())?
             {
                 state = expiry::joined(&state, &partner.state);
             }
@@ -169,6 +158,9 @@ fn judge(
             };
             fate(&flow, now.since(state.last_seen), timeout(&state), is_orphaned)
         };
+        if circumstances.is_established {
+            shares.note(family, &flow, fate == Fate::Delete);
+        }
         match fate {
             Fate::Keep => {}
             Fate::Delete => {

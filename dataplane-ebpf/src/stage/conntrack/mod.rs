@@ -44,6 +44,15 @@ fn key<F: Family>(tuple: &Tuple<F::Addr>) -> (F::CtKey, bool) {
     (key, source_is_high)
 }
 
+/// The entry of a key, and whether it is in the map of established flows.
+#[inline(always)]
+fn entry<F: Family>(key: &F::CtKey) -> Option<(*mut F::CtEntry, bool)> {
+    match F::ct_established(key) {
+        Some(entry) => Some((entry, true)),
+        None => F::ct_new(key).map(|entry| (entry, false)),
+    }
+}
+
 /// The tag of an entry, as it is now.
 #[inline(always)]
 fn tag<F: Family>(entry: *mut F::CtEntry) -> u32 {
@@ -153,13 +162,7 @@ fn change_half<F: Family>(
     changes: u32,
 ) -> bool {
     let (key, _) = key::<F>(tuple);
-    let (entry, is_established) = match F::ct_established(&key) {
-        Some(entry) => (entry, true),
-        None => match F::ct_new(&key) {
-            Some(entry) => (entry, false),
-            None => return false,
-        },
-    };
+    let Some((entry, is_established)) = entry::<F>(&key) else { return false };
     if partner.is_some_and(|partner| F::ct_nat(entry, tuple.proto) != partner.reversed())
         || tag::<F>(entry) != F::ct_tag(&key)
     {
@@ -287,10 +290,7 @@ pub(crate) fn find<F: Family>(
     translation: &mut Tuple<F::Addr>,
 ) -> Option<Hit<F>> {
     let (key, source_is_high) = key::<F>(tuple);
-    let (entry, is_established) = match F::ct_established(&key) {
-        Some(entry) => (entry, true),
-        None => (F::ct_new(&key)?, false),
-    };
+    let (entry, is_established) = entry::<F>(&key)?;
     // SAFETY: as for `tag`; what is copied of another flow is not used.
     *state = unsafe { F::ct_state(entry).read() };
     if state.half != half::PLAIN {

@@ -57,7 +57,7 @@ impl Opening {
 #[inline(always)]
 pub(crate) fn open<F: Family>(scratch: &mut Scratch<F::Addr>, opening: &Opening) {
     opening.prepare(scratch);
-    insert_half::<F>(scratch, u32::from(half::PLAIN));
+    put_half::<F>(scratch, half::PLAIN);
 }
 
 /// How many source ports are tried for a translated flow whose reply would collide with another one.
@@ -72,8 +72,8 @@ pub(crate) fn open_translated<F: Family>(
 ) -> Result<(), DropReason> {
     opening.prepare(scratch);
     for _ in 0..PORT_TRIES {
-        if insert_half::<F>(scratch, u32::from(half::BACKEND)) != 0 {
-            insert_half::<F>(scratch, u32::from(half::CLIENT));
+        if put_half::<F>(scratch, half::BACKEND) {
+            put_half::<F>(scratch, half::CLIENT);
             return Ok(());
         }
         scratch.translation.source_port = random_port();
@@ -90,25 +90,31 @@ global! {
 /// key.
 #[inline(always)]
 pub(super) fn restore<F: Family>(scratch: &mut Scratch<F::Addr>) -> bool {
-    insert_half::<F>(scratch, u32::from(half::BACKEND)) != 0
+    put_half::<F>(scratch, half::BACKEND)
 }
 
-/// Creates one half of the flow that `scratch.state` describes. 0 when another live flow has its key.
+/// Creates one half of the flow that `scratch.state` describes. False when another live flow has its key.
+#[inline(always)]
+fn put_half<F: Family>(scratch: &mut Scratch<F::Addr>, half: u8) -> bool {
+    insert_half::<F>(scratch, u32::from(half)) != 0
+}
+
+/// See [`put_half`]; 0 for false.
 #[inline(always)]
 fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
-    let is_backends = half == u32::from(half::BACKEND);
+    #[expect(clippy::cast_possible_truncation, reason = "a value of `half`")]
+    let half = half as u8;
+    let is_backends = half == half::BACKEND;
     let (key, origin_high) = key::<F>(if is_backends { &scratch.translation } else { &scratch.packet.tuple });
     if is_backends {
         scratch.judged = scratch.packet.tuple.reversed();
-    } else if half == u32::from(half::CLIENT) {
+    } else if half == half::CLIENT {
         scratch.judged = scratch.translation;
     } else {
         scratch.judged = F::NO_TUPLE;
     }
     scratch.state.tag = F::ct_tag(&key);
-    #[expect(clippy::cast_possible_truncation, reason = "a value of `half`")]
-    let byte = half as u8;
-    scratch.state.half = byte;
+    scratch.state.half = half;
     scratch.state.origin_high = u8::from(origin_high);
     let entry = F::ct_entry(&scratch.state, &scratch.judged);
     if !is_backends {

@@ -9,8 +9,7 @@ use dataplane_common::{
 use super::change;
 use crate::{family::Family, flow::Scratch, maps::CT_SHARES};
 
-/// Stands for all pods: no interface has this index.
-const ALL: u32 = 0;
+const ALL: u32 = CtShare::ALL;
 
 /// The interface of the pod that a flow counts for: its client, or its server where the client is elsewhere.
 #[inline(always)]
@@ -92,8 +91,7 @@ fn share(of: u32) -> Option<*mut CtShare> {
     if let Some(share) = CT_SHARES.get_ptr_mut(of) {
         return Some(share);
     }
-    let none = CtShare { established_v4: 0, established_v6: 0, refused: 0 };
     // Another CPU may have been first.
-    let _there = CT_SHARES.insert(of, none, u64::from(BPF_NOEXIST));
+    let _there = CT_SHARES.insert(of, CtShare::NONE, u64::from(BPF_NOEXIST));
     CT_SHARES.get_ptr_mut(of)
 }
