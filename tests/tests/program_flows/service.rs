@@ -63,6 +63,25 @@ fn a_flow_keeps_its_backend_when_the_service_changes() -> Result<()> {
 }
 
 #[test]
+fn a_direct_connection_opens_over_what_is_left_of_a_translated_one() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.programs.frontend((world.vip, 80, TCP), 0, &[(world.b, 8080)], 0)?;
+        for end in [flag::RST, flag::FIN | flag::ACK] {
+            world.programs.forget_flows()?;
+            assert_eq!(world.a_sends(world.vip, syn(4000, 80))?.verdict, INTO_B);
+            world.b_sends(world.a, tcp(8080, 4000, flag::SYN | flag::ACK))?;
+            world.a_sends(world.vip, tcp(4000, 80, flag::ACK))?;
+            world.b_sends(world.a, tcp(8080, 4000, end))?;
+            world.a_sends(world.vip, tcp(4000, 80, end))?;
+            assert_eq!(world.a_sends(world.b, syn(4000, 8080))?.verdict, INTO_B, "{end:#x}");
+            let answer = world.b_sends(world.a, tcp(8080, 4000, flag::SYN | flag::ACK))?;
+            assert_eq!(ends(&answer)?, (world.b, 8080, world.a, 4000), "it is not translated: {end:#x}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_pod_reaches_itself_through_a_service() -> Result<()> {
     in_both_families(NO_HOST, |world| {
         world.isolate(SET_DENY_ALL, SET_DENY_ALL, 0, 0)?;
