@@ -143,8 +143,10 @@ mod tests {
     #[tokio::test]
     async fn a_refused_change_says_what_was_wanted() {
         let netlink = Netlink::open().unwrap();
-        let route =
-            route::NodeRoute { destination: "10.255.255.0/24".parse().unwrap(), via: [0, 0, 0, 1].into() };
+        let route = route::NodeRoute {
+            destination: "10.255.255.0/24".parse().unwrap(),
+            via: Some([0, 0, 0, 1].into()),
+        };
         let report = netlink.sync_node_routes(&[route], &route::Scope::Destinations(Vec::new())).await;
         // Without privileges the change is refused, with them the gateway is.
         let error = report.unwrap().errors.pop().expect("an error").to_string();

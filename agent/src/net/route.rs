@@ -11,11 +11,13 @@ use netlink_packet_route::{
 
 use super::{NetError, Netlink};
 
-/// A route to the pods of another node, through that node's address.
+/// A route to the pods of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeRoute {
     pub destination: IpNetwork,
-    pub via: IpAddr,
+    /// The address of another node. `None`: the pods are of this node, and an address that is none of theirs is
+    /// unreachable.
+    pub via: Option<IpAddr>,
 }
 
 /// Which of our routes may be removed when they are not wanted.
@@ -55,6 +57,14 @@ pub(super) struct ObservedRoute {
     pub(super) ifindex: u32,
     pub(super) protocol: u8,
     pub(super) priority: u32,
+    /// Leads nowhere, and says so.
+    pub(super) unreachable: bool,
+}
+
+impl ObservedRoute {
+    const fn as_ours(&self) -> NodeRoute {
+        NodeRoute { destination: self.destination, via: if self.unreachable { None } else { self.via } }
+    }
 }
 
 /// One change.
@@ -71,23 +81,30 @@ fn plan(desired: &[NodeRoute], observed: &[ObservedRoute], prunable: &Scope) -> 
     let (ours, foreign): (Vec<_>, Vec<_>) =
         observed.iter().partition(|route| route.protocol == NODE_ROUTE_PROTOCOL);
     let is = |route: &ObservedRoute, wanted: &NodeRoute| {
-        route.destination == wanted.destination && route.via == Some(wanted.via)
+        route.destination == wanted.destination
+            && route.via == wanted.via
+            && route.unreachable == wanted.via.is_none()
     };
     let mut steps = Vec::new();
     for wanted in desired {
         let satisfied = ours.iter().chain(&foreign).any(|route| is(route, wanted));
-        if !satisfied {
-            let replaces = ours.iter().any(|route| route.destination == wanted.destination);
-            steps.push(if replaces { Step::Replace(*wanted) } else { Step::Add(*wanted) });
+        if satisfied {
+            continue;
+        }
+        match ours.iter().find(|route| route.destination == wanted.destination) {
+            // The kernel does not replace a route of one kind by one of the other.
+            Some(known) if known.unreachable != wanted.via.is_none() => {
+                steps.extend([Step::Remove(known.as_ours()), Step::Add(*wanted)]);
+            }
+            Some(_) => steps.push(Step::Replace(*wanted)),
+            None => steps.push(Step::Add(*wanted)),
         }
     }
     let unwanted = ours.iter().filter(|route| {
         !desired.iter().any(|wanted| wanted.destination == route.destination)
             && prunable.holds(route.destination)
     });
-    steps.extend(unwanted.filter_map(|route| {
-        Some(Step::Remove(NodeRoute { destination: route.destination, via: route.via? }))
-    }));
+    steps.extend(unwanted.map(|route| Step::Remove(route.as_ours())));
     steps
 }
 
@@ -115,6 +132,8 @@ impl Netlink {
             };
             match self.set(route, flag).await {
                 Ok(()) => report.written += 1,
+                // Somebody else's route decides about the addresses that no pod has.
+                Err(error) if route.via.is_none() && error.errno() == Some(libc::EEXIST) => {}
                 Err(error) => {
                     report.errors.push(error);
                     report.refused.push(route.destination);
@@ -126,11 +145,12 @@ impl Netlink {
 
     async fn set(&self, route: NodeRoute, flag: u16) -> Result<(), NetError> {
         let NodeRoute { destination, via } = route;
-        let what = || {
-            format!(
+        let what = || match via {
+            None => format!("make addresses of {destination} that no pod has unreachable"),
+            Some(via) => format!(
                 "route the pods in {destination} through their node {via}: native routing needs the node on a directly \
                  connected network, and no other route to {destination}"
-            )
+            ),
         };
         self.request(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | flag, &what)
             .await
@@ -138,14 +158,14 @@ impl Netlink {
     }
 
     async fn remove(&self, route: NodeRoute) -> Result<(), NetError> {
-        let what = || format!("remove the route to {} through {}", route.destination, route.via);
+        let what = || format!("remove the route to {}", route.destination);
         match self.request(RouteNetlinkMessage::DelRoute(message(route)), 0, &what).await {
             Err(error) if error.errno() != Some(libc::ESRCH) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// The unicast routes of the main table.
+    /// The unicast routes of the main table, and those of ours that lead nowhere.
     pub(super) async fn routes(&self) -> Result<Vec<ObservedRoute>, NetError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -167,20 +187,20 @@ fn message(route: NodeRoute) -> RouteMessage {
         table: RouteHeader::RT_TABLE_MAIN,
         protocol: RouteProtocol::from(NODE_ROUTE_PROTOCOL),
         scope: RouteScope::Universe,
-        kind: RouteType::Unicast,
+        kind: if route.via.is_some() { RouteType::Unicast } else { RouteType::Unreachable },
         ..RouteHeader::default()
     };
-    message.attributes = vec![
-        RouteAttribute::Destination(route.destination.ip().into()),
-        RouteAttribute::Gateway(route.via.into()),
-    ];
+    message.attributes.push(RouteAttribute::Destination(route.destination.ip().into()));
+    message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(via.into())));
     message
 }
 
 fn route_of(reply: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     let RouteNetlinkMessage::NewRoute(message) = reply else { return None };
     let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    let protocol: u8 = header.protocol.into();
+    let unreachable = header.kind == RouteType::Unreachable && protocol == NODE_ROUTE_PROTOCOL;
+    if header.table != RouteHeader::RT_TABLE_MAIN || !(unreachable || header.kind == RouteType::Unicast) {
         return None;
     }
     let is_v4 = header.address_family == AddressFamily::Inet;
@@ -198,7 +218,7 @@ fn route_of(reply: &RouteNetlinkMessage) -> Option<ObservedRoute> {
         }
     }
     let destination = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
-    Some(ObservedRoute { destination, via, ifindex, protocol: header.protocol.into(), priority })
+    Some(ObservedRoute { destination, via, ifindex, protocol, priority, unreachable })
 }
 
 pub(super) fn address_of(address: &RouteAddress) -> Option<IpAddr> {
@@ -218,12 +238,12 @@ mod tests {
     const FOREIGN: u8 = 4;
 
     fn wanted(destination: &str, via: &str) -> NodeRoute {
-        NodeRoute { destination: destination.parse().unwrap(), via: via.parse().unwrap() }
+        NodeRoute { destination: destination.parse().unwrap(), via: Some(via.parse().unwrap()) }
     }
 
     fn observed(destination: &str, via: &str, protocol: u8) -> ObservedRoute {
         let NodeRoute { destination, via } = wanted(destination, via);
-        ObservedRoute { destination, via: Some(via), ifindex: 2, protocol, priority: 0 }
+        ObservedRoute { destination, via, ifindex: 2, protocol, priority: 0, unreachable: false }
     }
 
     const A: (&str, &str) = ("10.1.0.0/24", "192.0.2.1");
@@ -240,6 +260,17 @@ mod tests {
         let moved = wanted(A.0, "192.0.2.9");
         let ours = observed(A.0, A.1, NODE_ROUTE_PROTOCOL);
         assert_eq!(plan(&[moved], &[ours], &Scope::All), [Step::Replace(moved)]);
+    }
+
+    #[test]
+    fn a_route_of_another_kind_is_removed_before_the_new_one_is_added() {
+        let ours = observed(A.0, A.1, NODE_ROUTE_PROTOCOL);
+        let (via, own) = (wanted(A.0, A.1), NodeRoute { via: None, ..wanted(A.0, A.1) });
+        assert_eq!(plan(&[own], &[ours], &Scope::All), [Step::Remove(via), Step::Add(own)]);
+        let nowhere = ObservedRoute { via: None, unreachable: true, ..ours };
+        assert_eq!(plan(&[own], &[nowhere], &Scope::All), []);
+        assert_eq!(plan(&[via], &[nowhere], &Scope::All), [Step::Remove(own), Step::Add(via)]);
+        assert_eq!(plan(&[], &[nowhere], &Scope::All), [Step::Remove(own)]);
     }
 
     #[test]

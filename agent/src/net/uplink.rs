@@ -74,7 +74,14 @@ mod tests {
 
     fn default_route(ifindex: u32, priority: u32) -> ObservedRoute {
         let destination = "0.0.0.0/0".parse().unwrap();
-        ObservedRoute { destination, via: Some([192, 0, 2, 1].into()), ifindex, protocol: 3, priority }
+        ObservedRoute {
+            destination,
+            via: Some([192, 0, 2, 1].into()),
+            ifindex,
+            protocol: 3,
+            priority,
+            unreachable: false,
+        }
     }
 
     fn chosen(node: &str, addresses: &[(u32, &str)], routes: &[ObservedRoute]) -> Option<u32> {

@@ -37,7 +37,8 @@ impl Reconciler {
         let desired = render::render(&self.state, &plain, &every_route).routes;
         let wanted: BTreeMap<IpNetwork, Route> =
             desired.into_iter().filter_map(|(cidr, route)| Some((cidr, route?))).collect();
-        let detours = match sync(&self.netlink, &wanted, &self.problems).await {
+        let own = self.own.as_ref().map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
+        let detours = match sync(&self.netlink, &wanted, own, &self.problems).await {
             Ok(detours) => detours,
             Err(error) => return self.problems.report(SUBJECT, &chain(&error)),
         };
@@ -62,19 +63,23 @@ impl Reconciler {
     }
 }
 
-/// Sets the host's routes, and finds out about the pod CIDRs whose node is not on the uplink's link.
+/// Sets the host's routes, those to nobody in the pod CIDRs of this node among them, and finds out about the pod CIDRs
+/// whose node is not on the uplink's link.
 async fn sync(
     netlink: &Netlink,
     wanted: &BTreeMap<IpNetwork, Route>,
+    own: &[IpNetwork],
     problems: &Problems,
 ) -> Result<Detours, NetError> {
-    let (mut direct, mut others) = (Vec::new(), Vec::new());
+    let mut direct: Vec<NodeRoute> =
+        own.iter().map(|cidr| NodeRoute { destination: *cidr, via: None }).collect();
+    let mut others = Vec::new();
     for (cidr, route) in wanted {
         let Some(node) = route.way.next_hop() else { continue };
         let found = netlink.next_hop(node).await?;
         // On the link of another interface, too: the stack sends there, and the maps leave it to the stack.
         if found.is_some_and(|hop| hop.gateway.is_none()) {
-            direct.push(NodeRoute { destination: *cidr, via: node });
+            direct.push(NodeRoute { destination: *cidr, via: Some(node) });
         }
         if !found.is_some_and(|hop| hop == NextHop { ifindex: route.ifindex, gateway: None }) {
             others.push((*cidr, node, route.ifindex));

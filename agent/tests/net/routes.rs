@@ -22,7 +22,7 @@ fn uplink() {
 fn routes(via: [&str; 2]) -> Vec<NodeRoute> {
     let route = |(cidr, via): (&str, &str)| NodeRoute {
         destination: cidr.parse().unwrap(),
-        via: via.parse().unwrap(),
+        via: Some(via.parse().unwrap()),
     };
     PODS.into_iter().zip(via).map(route).collect()
 }
@@ -60,6 +60,22 @@ fn routes_to_other_nodes_follow_what_is_desired() {
         let report = sync(&netlink, &[], &Scope::All).await;
         assert_eq!((report.removed, report.errors.len()), (2, 0), "{report:?}");
         assert_eq!(ours(), "");
+    });
+}
+
+#[test]
+fn addresses_of_this_node_that_no_pod_has_are_unreachable() {
+    inside(|netlink| async move {
+        uplink();
+        let own: Vec<_> = routes(PEER_A).into_iter().map(|route| NodeRoute { via: None, ..route }).collect();
+        for (desired, expected) in [(&own, 2), (&own, 0), (&routes(PEER_A), 2), (&own, 2)] {
+            let report = sync(&netlink, desired, &Scope::All).await;
+            assert_eq!((report.written, report.errors.len()), (expected, 0), "{report:?}");
+            let unreachable = ours().matches("unreachable").count();
+            assert_eq!(unreachable, if *desired == own { 2 } else { 0 }, "{}", ours());
+        }
+        let report = sync(&netlink, &[], &Scope::All).await;
+        assert_eq!((report.removed, ours().as_str()), (2, ""), "{report:?}");
     });
 }
 

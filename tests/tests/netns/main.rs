@@ -6,6 +6,7 @@ mod cni;
 mod expect;
 mod fabric;
 mod firewall;
+mod gone;
 mod hooks;
 mod host_firewall;
 mod install;
