@@ -2,13 +2,15 @@
 //! them is safe.
 //!
 //! 1. Backends, then the frontends that point to them.
-//! 2. Policy entries, then classes and address ranges, then the endpoints that use them.
-//! 3. Deletes in reverse; slots of backends are reused later still.
+//! 2. Policy entries, then the classes that go, then those and the address ranges that come or change, then the
+//!    endpoints that use them.
+//! 3. Other deletes in reverse; slots of backends are reused later still.
 //!
 //! A flow that the old and the new state both allow is not denied in between, for the old state is rendered along
-//! with the new one until it is tidied away (see `state::compiled`). The exception is a policy that changed while no
-//! agent ran: the sets of the earlier run mean nothing to this one, so between the flip of the classes and that of
-//! an endpoint its new flows may be denied, and the client's next attempt succeeds.
+//! with the new one until it is tidied away (see `state::compiled`). There are two exceptions, and in both the
+//! client's next attempt succeeds. A peer that nobody vouches for any more is a stranger from the first moment, even
+//! where the new state lets strangers in. And when a policy changed while no agent ran, the sets of the earlier run
+//! mean nothing to this one, so new flows may be denied between the flip of the classes and that of an endpoint.
 //!
 //! The policy epoch tells the programs to judge established flows once more. A change that may revoke writes an odd
 //! epoch before it and the next even one after it, so that an agent that dies in between finds the odd number and
@@ -171,6 +173,10 @@ const UPSERTS_BEFORE_POLICY_FLIPS: [MapId; 7] = [
     MapId::POLICIES,
 ];
 
+/// An address that nobody vouches for any more is nobody's before any endpoint changes: a peer of the state before
+/// must not pass the policy of the state after.
+const DELETES_BEFORE_POLICY_FLIPS: [MapId; 2] = [MapId::CLASSES_V6, MapId::CLASSES_V4];
+
 /// From here on flows may be judged differently.
 const POLICY_FLIPS: [MapId; 6] = [
     MapId::CLASSES_V4,
@@ -181,15 +187,8 @@ const POLICY_FLIPS: [MapId; 6] = [
     MapId::ENDPOINTS_V6,
 ];
 
-const POLICY_DELETES: [MapId; 7] = [
-    MapId::ENDPOINTS_V6,
-    MapId::ENDPOINTS_V4,
-    MapId::CIDRS_V6,
-    MapId::CIDRS_V4,
-    MapId::CLASSES_V6,
-    MapId::CLASSES_V4,
-    MapId::POLICIES,
-];
+const POLICY_DELETES: [MapId; 5] =
+    [MapId::ENDPOINTS_V6, MapId::ENDPOINTS_V4, MapId::CIDRS_V6, MapId::CIDRS_V4, MapId::POLICIES];
 
 const OTHER_DELETES: [MapId; 6] = [
     MapId::ROUTES_V6,
@@ -225,6 +224,7 @@ impl Draft {
         if self.revokes && !is_pending {
             steps.push(set_epoch(epoch.wrapping_add(1)));
         }
+        self.push_deletes(&DELETES_BEFORE_POLICY_FLIPS, &mut steps);
         self.push_upserts(&POLICY_FLIPS, &mut steps);
         self.push_deletes(&POLICY_DELETES, &mut steps);
         if self.revokes || is_pending {

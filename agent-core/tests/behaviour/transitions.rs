@@ -6,7 +6,7 @@ use agent_core::{
     model::{policy::NetworkPolicy, selector::Operator, workload::Pod},
     observed::Observed,
     oracle::{self, Subject},
-    plan::{Plan, plan},
+    plan::{Action, Plan, plan},
     render::render_all,
     state::Changed,
     update::{Change, Update},
@@ -76,6 +76,17 @@ fn assert_agreement(lab: &Lab) {
     }
 }
 
+/// Whether nobody vouches any more for an address.
+fn loses_its_class(plan: &Plan, addr: IpAddr) -> bool {
+    let (map, key) = match addr {
+        IpAddr::V4(addr) => (MapId::CLASSES_V4, addr.octets().to_vec()),
+        IpAddr::V6(addr) => (MapId::CLASSES_V6, addr.octets().to_vec()),
+    };
+    plan.steps
+        .iter()
+        .any(|step| step.map == map && matches!(&step.action, Action::Delete(keys) if keys.contains(&key)))
+}
+
 /// Carries out a plan and looks at the maps after every single write.
 fn carry_out_watched(lab: &mut Lab, plan: &Plan) {
     let probes = probes(&[(proto::TCP, 80), (proto::UDP, 8080)]);
@@ -89,11 +100,16 @@ fn carry_out_watched(lab: &mut Lab, plan: &Plan) {
     lab.carry_out_watched(plan, |maps| seen.push((verdicts(maps), maps.epoch())));
     let Some((after, last_epoch)) = seen.last().cloned() else { return };
     let allows = |verdict: Option<bool>| verdict != Some(false);
+    // A peer that nobody vouches for any more is a stranger from the first moment.
+    let departs = |(from, to, ..): Probe| [from, to].into_iter().any(|addr| loses_its_class(plan, addr));
     for (index, (now, _)) in seen.iter().enumerate() {
         for ((number, side), now) in sides().enumerate().zip(now) {
             let (before, after) = (before[number], after[number]);
             let known = [allows(before), allows(after)].contains(&allows(*now));
-            assert!(known, "write {index} of {plan:#?}: {side:?} {before:?} -> {now:?} -> {after:?}");
+            assert!(
+                known || (!allows(*now) && departs(side.1)),
+                "write {index} of {plan:#?}: {side:?} {before:?} -> {now:?} -> {after:?}"
+            );
         }
     }
     let revoked = |now: &[Option<bool>], later: &[Option<bool>]| {
@@ -233,6 +249,29 @@ fn deleting_the_last_policy_lifts_isolation_and_leaves_nothing_behind() {
     for map in [MapId::POLICIES, MapId::CLASSES_V4, MapId::CLASSES_V6, MapId::CIDRS_V4] {
         assert_eq!(lab.maps.len(map), 0, "{}", map.spec().name);
     }
+}
+
+/// A pod of the same name takes over: its interface opens in the same change that makes a stranger of the other one.
+#[test]
+fn a_peer_that_departs_does_not_pass_a_policy_that_comes_with_its_departure() {
+    let before = a_pod("x/b", "10.1.0.3", "app=a");
+    let after = a_pod("x/b", "10.1.0.6", "app=b");
+    let [_, early] = local_pod(&after);
+    let friend = pod(a_pod("x/friend", "10.1.0.7", "app=a"));
+    let isolated = local_pod(&a_pod("x/isolated", "10.1.0.1", "app=b"));
+    let first = local_pod(&before).into_iter().chain(isolated).chain([early, friend, from("app=a")]);
+    let mut lab = Lab::with(first);
+    let probe = (ip("10.1.0.3"), ip("10.1.0.6"), proto::TCP, 80);
+    assert_eq!(judge(&lab.maps, Direction::Ingress, probe), Some(false), "closed until its pod is known");
+    let changed = lab.state.apply(pod(after));
+    let plan = lab.plan(&changed);
+    let mut writes = 0;
+    lab.carry_out_watched(&plan, |maps| {
+        writes += 1;
+        assert_eq!(judge(maps, Direction::Ingress, probe), Some(false), "write {writes} of {plan:#?}");
+    });
+    let from_friend = (ip("10.1.0.7"), probe.1, probe.2, probe.3);
+    assert_eq!(judge(&lab.maps, Direction::Ingress, from_friend), Some(true), "it is open to its peers");
 }
 
 fn translated(lab: &Lab) -> Vec<u8> {
