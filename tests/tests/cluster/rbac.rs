@@ -6,6 +6,7 @@ use agent_sources::source::{self, Event, SourceConfig};
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::kubernetes::{Cluster, Network, Options, Proxy, guard::Guard};
 use k8s_openapi::api::{
+    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     core::v1::ServiceAccount,
     rbac::v1::{ClusterRole, PolicyRule},
 };
@@ -81,7 +82,7 @@ impl Stage {
                 let synced = event.batch.updates.iter().filter(|update| matches!(update, Update::Synced(_)));
                 waiting -= synced.count();
                 if waiting == 0 {
-                    quiet = Duration::from_secs(3);
+                    quiet = Duration::from_secs(10);
                 }
             }
         };
@@ -93,9 +94,41 @@ impl Stage {
         })
     }
 
-    fn set_rules(&self, rules: &[PolicyRule]) -> Result<()> {
+    /// Changes the role and waits until the API server judges by all of it: its authorizer learns of roles by a watch
+    /// of its own.
+    fn set_rules(&self, whole: &[PolicyRule], rules: &[PolicyRule]) -> Result<()> {
         let all = self.cluster.api().cluster_wide::<ClusterRole>();
-        all.patch(ROLE, &json!({ "rules": rules })).map(drop)
+        all.patch(ROLE, &json!({ "rules": rules }))?;
+        for (whole, left) in whole.iter().zip(rules) {
+            for verb in &whole.verbs {
+                harness::eventually::eventually("the API server judges by the role", PATIENCE, || {
+                    let (judged, wanted) = (self.may(verb, whole)?, left.verbs.contains(verb));
+                    ensure!(judged == wanted, "{verb} on {:?}: {judged}", whole.resources);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the API server lets the agent's account do this with what one rule names.
+    fn may(&self, verb: &str, rule: &PolicyRule) -> Result<bool> {
+        let first = |names: &Option<Vec<String>>| names.as_ref().and_then(|names| names.first().cloned());
+        let attributes = ResourceAttributes {
+            verb: Some(verb.to_owned()),
+            group: first(&rule.api_groups),
+            resource: first(&rule.resources),
+            ..ResourceAttributes::default()
+        };
+        let user = Some(format!("system:serviceaccount:kube-system:{ROLE}"));
+        let spec = SubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            user,
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let review = self.cluster.api().cluster_wide::<SubjectAccessReview>().create(&review)?;
+        Ok(review.status.context("a review without a result")?.allowed)
     }
 }
 
@@ -123,7 +156,7 @@ fn each_verb_that_is_taken_away_is_missed_and_named() -> Result<()> {
         for verb in &rule.verbs {
             let mut lesser = rules.clone();
             lesser[index].verbs.retain(|kept| kept != verb);
-            stage.set_rules(&lesser)?;
+            stage.set_rules(&rules, &lesser)?;
             let (group, resource) = (
                 rule.api_groups.as_ref().map(|groups| groups[0].as_str()),
                 rule.resources.as_ref().map(|it| it[0].as_str()),
