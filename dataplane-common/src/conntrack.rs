@@ -123,7 +123,7 @@ abi! {
         pub closed: u8,
         /// 1 after RST, until a segment shows that the flow lives on: the RST may have been out of window.
         pub reset: u8,
-        /// 1 when the agent found that the backend is gone: a SYN chooses a new one.
+        /// 1 when the agent found that the backend is gone, and had a program say so: a SYN chooses a new one.
         pub backend_gone: u8,
         pub reserved: u8,
     }

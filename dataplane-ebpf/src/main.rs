@@ -21,11 +21,15 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
-use dataplane_common::verdict::{DropReason, Hook, Outcome, Verdict};
+use dataplane_common::{
+    net::Be16,
+    verdict::{DropReason, Hook, Outcome, Verdict},
+};
 
 use crate::{
-    family::{V4, V6},
+    family::{Family, V4, V6},
     socket::Mapped,
+    stage::conntrack,
 };
 
 /// tcx ingress of the host side of a pod's veth: what leaves the pod.
@@ -95,6 +99,33 @@ fn clock(ctx: TcContext) -> i32 {
         Ok(()) => TC_ACT_OK,
         Err(_) => TC_ACT_SHOT,
     }
+}
+
+/// Never attached: the agent runs it on an IPv4 flow whose service has lost its backend.
+#[classifier]
+fn backend_gone_v4(ctx: TcContext) -> i32 {
+    mark_backend_gone::<V4>(&ctx)
+}
+
+/// The same for IPv6.
+#[classifier]
+fn backend_gone_v6(ctx: TcContext) -> i32 {
+    mark_backend_gone::<V6>(&ctx)
+}
+
+/// The frame is no packet: it holds the key of a flow, and its backend as a slot of `BACKENDS_*` does.
+#[inline(always)]
+fn mark_backend_gone<F: Family>(ctx: &TcContext) -> i32 {
+    const fn end<T>(offset: usize) -> usize {
+        offset + size_of::<T>()
+    }
+    let backend = end::<F::CtKey>(0);
+    let (Ok(key), Ok(addr), Ok(port)) =
+        (ctx.load::<F::CtKey>(0), ctx.load::<F::Addr>(backend), ctx.load::<Be16>(end::<F::Addr>(backend)))
+    else {
+        return TC_ACT_SHOT;
+    };
+    if conntrack::mark_backend_gone::<F>(&key, &addr, port) { TC_ACT_OK } else { TC_ACT_SHOT }
 }
 
 #[inline(always)]

@@ -161,8 +161,7 @@ impl Links {
         uplinks: &[Interface<'_>],
     ) -> Result<(), AttachError> {
         for uplink in uplinks {
-            let name = UplinkHook::link_name(uplink.ifname);
-            self.attach_tcx(programs, *uplink, UplinkHook::PROGRAM, TcAttachType::Ingress, &name)?;
+            self.attach_uplink(programs, *uplink)?;
         }
         for name in self.dir.link_names()? {
             if let LinkName::Uplink { ifname } = LinkName::parse(&name)
@@ -173,6 +172,16 @@ impl Links {
             }
         }
         Ok(())
+    }
+
+    /// Attaches the program to one uplink, or updates it where it is.
+    pub(super) fn attach_uplink(
+        &self,
+        programs: &mut Programs,
+        uplink: Interface<'_>,
+    ) -> Result<(), AttachError> {
+        let name = UplinkHook::link_name(uplink.ifname);
+        self.attach_tcx(programs, uplink, UplinkHook::PROGRAM, TcAttachType::Ingress, &name)
     }
 
     /// Removes a pod's links. They may be gone already, with their interface.

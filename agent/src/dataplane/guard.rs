@@ -1,18 +1,18 @@
 //! Whether every program is where it must be, and putting back what is not: anybody with the capability may detach a
 //! link or attach a program before ours, and the kernel tells nobody.
 use std::{
-    fs,
+    fs, mem,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
 };
 
 use agent_core::model::endpoint::Endpoint;
-use bpf_maps::link::{self, Target};
+use bpf_maps::link::{self, Target, TcxHook};
 
 use super::{
     Dataplane,
     attach::{AttachError, Interface, Links},
     filter,
-    hook::{CgroupHook, PodHook},
+    hook::{CgroupHook, PodHook, UplinkHook},
     load::Programs,
 };
 use crate::telemetry::chain;
@@ -57,11 +57,12 @@ impl Guarded {
 }
 
 impl Dataplane {
-    /// Looks at every hook of the endpoints and of the sockets, and puts back what is not in its place. An interface
-    /// whose links are still to come is guarded by its filters.
+    /// Looks at every hook of the endpoints, of the uplinks and of the sockets, and puts back what is not in its place.
+    /// A pod's interface whose links are still to come is guarded by its filters.
     pub(crate) fn guard<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Guarded {
-        let mut guarded = Guarded::default();
+        let mut guarded = Guarded { repaired: mem::take(&mut self.repaired), failed: Vec::new() };
         self.guard_sockets(&mut guarded);
+        self.guard_uplinks(&mut guarded);
         for endpoint in endpoints {
             if !self.unlinked.iter().any(|(ifname, _)| *ifname == endpoint.host_ifname) {
                 self.guard_pod(endpoint, &mut guarded);
@@ -83,19 +84,38 @@ impl Dataplane {
         }
     }
 
+    pub(super) fn guard_uplinks(&mut self, guarded: &mut Guarded) {
+        for (ifname, ifindex) in &self.uplinks {
+            let uplink = Interface { ifname, ifindex: *ifindex };
+            let at = format!("uplink: {} on {ifname}", UplinkHook::PROGRAM);
+            match Links::place(&self.programs, uplink, UplinkHook::PROGRAM, UplinkHook::TCX) {
+                Ok(Place::First | Place::NoInterface) => {}
+                Ok(Place::Missing) => {
+                    let repair = self.links.attach_uplink(&mut self.programs, uplink);
+                    guarded.note(&format!("{at} was detached"), repair);
+                }
+                Ok(Place::Behind) => {
+                    let repair = self.links.put_uplink_first(&mut self.programs, uplink);
+                    guarded.note(&format!("{at} was behind the program of another owner"), repair);
+                }
+                Err(error) => guarded.note(&at, Err(error)),
+            }
+        }
+    }
+
     fn guard_pod(&mut self, endpoint: &Endpoint, guarded: &mut Guarded) {
         let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
         for hook in PodHook::ALL {
             let program = hook.program();
             let at = format!("pod {}: {program} on {}", endpoint.pod, endpoint.host_ifname);
-            match Links::place(&self.programs, pod, hook) {
+            match Links::place(&self.programs, pod, program, hook.tcx()) {
                 Ok(Place::First | Place::NoInterface) => {}
                 Ok(Place::Missing) => {
                     let repair = self.links.attach_pod(&mut self.programs, pod);
                     guarded.note(&format!("{at} was detached"), repair);
                 }
                 Ok(Place::Behind) => {
-                    let repair = self.links.put_first(&mut self.programs, pod);
+                    let repair = self.links.put_pod_first(&mut self.programs, pod);
                     guarded.note(&format!("{at} was behind the program of another owner"), repair);
                 }
                 Err(error) => guarded.note(&at, Err(error)),
@@ -105,10 +125,15 @@ impl Dataplane {
 }
 
 impl Links {
-    /// Where the program of a pod's hook is among those that run there.
-    fn place(programs: &Programs, pod: Interface<'_>, hook: PodHook) -> Result<Place, AttachError> {
-        let ours = bpf_maps::program::info(programs.fd(hook.program())?)?.id;
-        match link::tcx_programs(pod.ifindex, hook.tcx()) {
+    /// Where a program is among those that run on a hook of an interface.
+    fn place(
+        programs: &Programs,
+        interface: Interface<'_>,
+        program: &'static str,
+        hook: TcxHook,
+    ) -> Result<Place, AttachError> {
+        let ours = bpf_maps::program::info(programs.fd(program)?)?.id;
+        match link::tcx_programs(interface.ifindex, hook) {
             Ok(running) => Ok(Place::among(&running, ours)),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Place::NoInterface),
             Err(error) => Err(error.into()),
@@ -117,20 +142,32 @@ impl Links {
 
     /// Makes the programs of a pod's interface come first again. The kernel takes a program only once on each hook, so
     /// the new link cannot be made before the old one goes: filters guard the interface in between.
-    fn put_first(&self, programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
+    fn put_pod_first(&self, programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
         if let Err(error) = filter::attach(programs, pod) {
             tracing::debug!("{}", chain(&error));
         }
         for name in PodHook::ALL.map(|hook| hook.link_name(pod.ifname)) {
-            // A link whose pin is removed ends later, in a queue of the kernel; one that is detached has ended.
-            match bpf_maps::obj_get(&self.dir.link_path(&name)) {
-                Ok(link) => link::detach(link.as_fd(), &name)?,
-                Err(error) if error.is_missing() => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.end_link(&name)?;
         }
         self.detach_pod(pod.ifname)?;
         self.attach_pod(programs, pod)
+    }
+
+    /// Makes the program of an uplink come first again. Without it packets go through the host's stack, and are judged
+    /// where they enter a pod: nothing needs to guard the moment between the links.
+    fn put_uplink_first(&self, programs: &mut Programs, uplink: Interface<'_>) -> Result<(), AttachError> {
+        self.end_link(&UplinkHook::link_name(uplink.ifname))?;
+        self.attach_uplink(programs, uplink)
+    }
+
+    /// Takes the program of a pinned link off its hook at once: a link whose pin is removed ends later, in a queue of the
+    /// kernel.
+    fn end_link(&self, name: &str) -> Result<(), AttachError> {
+        match bpf_maps::obj_get(&self.dir.link_path(name)) {
+            Ok(pinned) => Ok(link::detach(pinned.as_fd(), name)?),
+            Err(error) if error.is_missing() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether a socket program is attached to the cgroup.

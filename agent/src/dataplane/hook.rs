@@ -51,6 +51,7 @@ pub(crate) struct UplinkHook;
 
 impl UplinkHook {
     pub(crate) const PROGRAM: &'static str = "from_netdev";
+    pub(crate) const TCX: TcxHook = TcxHook::Ingress;
 
     /// Name of the pinned link. bpffs refuses dots, which names of interfaces may hold, and interfaces never have a
     /// colon in theirs.

@@ -25,6 +25,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 
 /// Runs through `BPF_PROG_TEST_RUN` only; see [`super::gc`].
 const CLOCK: &str = "clock";
+/// The programs that mark flows of both families, which are never attached.
+const BACKEND_GONE: [&str; 2] = ["backend_gone_v4", "backend_gone_v6"];
 
 /// Why the programs are not in the kernel. Those of the run before stay attached.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +105,7 @@ impl Programs {
             .map(PodHook::program)
             .into_iter()
             .chain([UplinkHook::PROGRAM, CLOCK])
+            .chain(BACKEND_GONE)
             .chain(of_sockets);
         programs.verify(&wanted.collect::<Vec<_>>())?;
         Ok(programs)
@@ -153,6 +156,12 @@ impl Programs {
     /// A descriptor of the program that reads the kernel's clock.
     pub(crate) fn clock(&self) -> Result<BorrowedFd<'_>, LoadError> {
         self.fd(CLOCK)
+    }
+
+    /// Descriptors of the programs that mark flows whose backend is gone: IPv4, IPv6.
+    pub(crate) fn backend_gone(&self) -> Result<[BorrowedFd<'_>; 2], LoadError> {
+        let [v4, v6] = BACKEND_GONE.map(|name| self.fd(name));
+        Ok([v4?, v6?])
     }
 
     fn program(&mut self, name: &'static str) -> Result<&mut Program, LoadError> {

@@ -35,7 +35,7 @@ pub use self::{
 };
 use self::{
     attach::{Interface, Links},
-    gc::Collector,
+    gc::{Collector, Marker},
     hook::{LinkName, PodHook, UplinkHook},
     load::{LoadOptions, Programs},
     maps::Maps,
@@ -73,6 +73,8 @@ pub struct Dataplane {
     options: LoadOptions,
     /// Interfaces that the program of uplinks belongs on.
     uplinks: Vec<(String, u32)>,
+    /// What was put right on uplinks since the last look at all hooks.
+    repaired: Vec<String>,
     /// Interfaces with filters whose links are still to come, with their indexes.
     unlinked: VecDeque<(String, u32)>,
     /// Held as long as this agent owns the directory.
@@ -100,8 +102,10 @@ impl Dataplane {
         let costs: Vec<String> = costs.iter().map(|(name, count)| format!("{name} {count}")).collect();
         tracing::info!("verified instructions: {}", costs.join(", "));
         let observed = observe(&maps)?;
-        let clock = programs.clock()?.try_clone_to_owned().map_err(DataplaneError::Collector)?;
-        let collector = Collector::start(Arc::clone(&maps), clock, problems.clone());
+        let (clock, marker) = (programs.clock()?, Marker::new(programs.backend_gone()?));
+        let collector = marker.and_then(|marker| {
+            Collector::start(Arc::clone(&maps), clock.try_clone_to_owned()?, marker, problems.clone())
+        });
         let collector = collector.map_err(DataplaneError::Collector)?;
         Ok(Self {
             dir,
@@ -112,6 +116,7 @@ impl Dataplane {
             collector,
             options,
             uplinks: Vec::new(),
+            repaired: Vec::new(),
             unlinked: VecDeque::new(),
             _lock: lock,
         })
@@ -154,6 +159,10 @@ impl Dataplane {
 
     /// Attaches the program of uplinks to these interfaces, and to no others. An interface is known by name and index.
     pub(crate) fn attach_uplinks(&mut self, uplinks: Vec<(String, u32)>) -> Result<(), AttachError> {
+        // It would put back silently what somebody has detached. What cannot be put back fails below once more.
+        let mut guarded = Guarded::default();
+        self.guard_uplinks(&mut guarded);
+        self.repaired.append(&mut guarded.repaired);
         self.uplinks = uplinks;
         let interfaces: Vec<Interface<'_>> =
             self.uplinks.iter().map(|(ifname, ifindex)| Interface { ifname, ifindex: *ifindex }).collect();

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use aya::{EbpfLoader, VerifierLogLevel, programs::Program};
 use dataplane_common::config::Config;
-use harness::program::OBJECT;
 use zerocopy::IntoBytes as _;
 
 fn main() -> Result<()> {
-    let object = std::fs::read(OBJECT).with_context(|| format!("read {OBJECT}: run `cargo xtask build`"))?;
+    let object = harness::program::object()?;
     let mut ebpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("CONFIG", Config::DEFAULT.as_bytes(), true)

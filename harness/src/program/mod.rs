@@ -8,12 +8,14 @@ mod verdict;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
+    net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
+use agent_core::entry::Backend;
 use anyhow::{Context as _, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
 use bpf_maps::Map;
@@ -27,7 +29,7 @@ pub use self::{
 use crate::packet::Packet;
 
 /// The object that `cargo xtask build` makes.
-pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/dataplane");
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/dataplane");
 
 /// A test run always carries the `ingress_ifindex` 0, so another value here makes every packet one from outside.
 pub const NO_HOST: u32 = u32::MAX;
@@ -39,10 +41,18 @@ pub struct Programs {
     to_pod: OwnedFd,
     from_netdev: OwnedFd,
     clock: OwnedFd,
+    /// IPv4, IPv6.
+    backend_gone: [OwnedFd; 2],
     /// What the counters said after the last run: only these programs write them, and one at a time.
     counted: Mutex<BTreeMap<u32, u64>>,
     /// Owns what the descriptors point to.
     _ebpf: Ebpf,
+}
+
+/// The object: the one that was built, or another that `MILLRACE_EBPF_OBJECT` names.
+pub fn object() -> Result<Vec<u8>> {
+    let path = env::var_os("MILLRACE_EBPF_OBJECT").map_or_else(|| OBJECT.into(), PathBuf::from);
+    fs::read(&path).with_context(|| format!("read {}: run `cargo xtask build` first", path.display()))
 }
 
 /// What a program did with a packet.
@@ -57,8 +67,7 @@ impl Programs {
     /// Loads the programs. `host_ingress_ifindex`: 0 makes every packet to a pod one from its own node.
     pub fn load(host_ingress_ifindex: u32) -> Result<Self> {
         let config = Config { host_ingress_ifindex, ..Config::DEFAULT };
-        let object = fs::read(Path::new(OBJECT))
-            .with_context(|| format!("read {OBJECT}: run `cargo xtask build` first"))?;
+        let object = object()?;
         let mut ebpf = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", zerocopy::IntoBytes::as_bytes(&config), true)
@@ -80,7 +89,17 @@ impl Programs {
         };
         let (from_pod, to_pod, from_netdev) = (load("from_pod")?, load("to_pod")?, load("from_netdev")?);
         let clock = load("clock")?;
-        Ok(Self { maps, from_pod, to_pod, from_netdev, clock, counted: Mutex::default(), _ebpf: ebpf })
+        let backend_gone = [load("backend_gone_v4")?, load("backend_gone_v6")?];
+        Ok(Self {
+            maps,
+            from_pod,
+            to_pod,
+            from_netdev,
+            clock,
+            backend_gone,
+            counted: Mutex::default(),
+            _ebpf: ebpf,
+        })
     }
 
     /// One of the programs' maps.
@@ -148,6 +167,15 @@ impl Programs {
         let bytes =
             run.data.first_chunk().ok_or_else(|| anyhow!("the clock returned {} bytes", run.data.len()))?;
         Ok(u64::from_ne_bytes(*bytes))
+    }
+
+    /// Marks the flow of a key, as the agent does when its service has lost this backend. Whether it is marked.
+    pub fn mark_backend_gone(&self, key: &[u8], backend: SocketAddr) -> Result<bool> {
+        let program = &self.backend_gone[usize::from(backend.is_ipv6())];
+        let backend = Backend { addr: backend.ip(), port: backend.port() };
+        let mut frame = [key, &backend.to_bytes()].concat();
+        frame.resize(64, 0);
+        Ok(bpf_maps::program::test_run(program.as_fd(), &frame, &[], 1)?.retval == 0)
     }
 
     /// Entries of a map.

@@ -193,6 +193,12 @@ impl Node {
         self.signal_agent(Signal::SIGCONT);
     }
 
+    /// The process of the agent, if one runs.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent().as_ref().map(|running| running.process.pid())
+    }
+
     fn signal_agent(&self, signal: Signal) {
         if let Some(running) = self.agent().as_ref() {
             running.process.signal(signal);

@@ -3,7 +3,7 @@ use std::{fs, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
 };
 use bpf_maps::{MillraceDir, link};
@@ -12,8 +12,11 @@ use harness::{
     cluster::PodSpec,
     eventually::{PATIENCE, eventually},
     kernel,
-    probe::wire::{Target, Transport},
-    program::OBJECT,
+    probe::{
+        client::Probe,
+        wire::{Target, Transport},
+    },
+    program,
     topology::{Node, Pod, Topology},
 };
 use nix::net::if_::if_nametoindex;
@@ -22,6 +25,7 @@ use zerocopy::IntoBytes as _;
 
 use crate::{
     expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target},
+    firewall::start_firewall,
     objects::policy,
 };
 
@@ -113,6 +117,23 @@ impl Stage {
     }
 }
 
+/// Attaches a foreign program before all others where packets enter an interface. It passes everything, and its verdict
+/// is final.
+fn pass_everything_before(node: &Node, ifname: &str) -> Result<Ebpf> {
+    // To this one everything comes from its own node.
+    let ifindex = node.netns().run(|| if_nametoindex(ifname))??;
+    let config = Config { host_ingress_ifindex: ifindex, ..Config::DEFAULT };
+    let mut foreign =
+        EbpfLoader::new().override_global("CONFIG", config.as_bytes(), true).load(&program::object()?)?;
+    let program: &mut SchedClassifier = foreign.program_mut("to_pod").context("a program")?.try_into()?;
+    program.load()?;
+    node.netns().run(|| {
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        program.attach_with_options(ifname, TcAttachType::Ingress, first)
+    })??;
+    Ok(foreign)
+}
+
 #[test]
 fn a_program_that_was_detached_is_put_back() -> Result<()> {
     kernel::require(kernel::NETNS);
@@ -145,17 +166,7 @@ fn a_program_of_another_owner_does_not_stay_before_ours() -> Result<()> {
     stage.node().pause_agent();
     let ifname =
         stage.locked.cni_result()["interfaces"][0]["name"].as_str().context("an interface")?.to_owned();
-    // To this one everything comes from its own node, so it passes everything, and its verdict is final.
-    let ifindex = stage.node().netns().run(|| if_nametoindex(ifname.as_str()))??;
-    let config = Config { host_ingress_ifindex: ifindex, ..Config::DEFAULT };
-    let mut foreign =
-        EbpfLoader::new().override_global("CONFIG", config.as_bytes(), true).load_file(OBJECT)?;
-    let program: &mut SchedClassifier = foreign.program_mut("to_pod").context("a program")?.try_into()?;
-    program.load()?;
-    stage.node().netns().run(|| {
-        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        program.attach_with_options(&ifname, TcAttachType::Ingress, first)
-    })??;
+    let foreign = pass_everything_before(stage.node(), &ifname)?;
     stage.policy_is_open()?;
     stage.is_repaired("behind the program of another owner")?;
     drop(foreign);
@@ -174,4 +185,78 @@ fn a_socket_program_that_was_detached_is_put_back() -> Result<()> {
     let target = link::info(bpf_maps::obj_get(&path)?.as_fd(), "connect4")?.target;
     ensure!(matches!(target, link::Target::Cgroup { id, .. } if id != 0), "{target:?}");
     stage.topology.close()
+}
+
+/// A client, and a server on a node whose firewall lets nothing through: packets get there past the stack or not at
+/// all.
+struct Crossing {
+    topology: Topology,
+    client: Arc<Pod>,
+    server: Arc<Pod>,
+}
+
+const UPLINK: &str = "eth0";
+
+impl Crossing {
+    fn build() -> Result<Self> {
+        let topology = Topology::start()?;
+        let client = topology.add_pod(PodSpec::new("default", "client").on(0))?;
+        let server = topology.add_pod(PodSpec::new("default", "server").on(1))?;
+        for transport in TRANSPORTS {
+            server.probe().listen(transport, PORT)?;
+        }
+        topology.settle()?;
+        let crossing = Self { topology, client, server };
+        start_firewall(
+            crossing.node(),
+            "chain forward { type filter hook forward priority 0; policy drop; }",
+        )?;
+        crossing.all(|client, target| is_answered_by("default/server", client, target))?;
+        Ok(crossing)
+    }
+
+    fn node(&self) -> &Node {
+        self.topology.node(1)
+    }
+
+    fn all(&self, is_so: impl Fn(&Probe, Target) -> Result<()>) -> Result<()> {
+        for to in self.server.at(PORT) {
+            TRANSPORTS.iter().try_for_each(|transport| is_so(self.client.probe(), target(*transport, to)))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing arrives, until the agent, which was paused for the attack, has put its program back and said so.
+    fn is_cut_and_repaired(&self, found: &str) -> Result<()> {
+        self.all(is_silent)?;
+        self.node().resume_agent();
+        let unmet = self.node().health()?.unmet;
+        ensure!(unmet.is_empty(), "not ready: {unmet:?}");
+        let problems = self.node().status()?.problems;
+        ensure!(problems.iter().any(|problem| problem.contains(found)), "nothing says {found}: {problems:?}");
+        self.all(|client, target| is_answered_by("default/server", client, target))
+    }
+}
+
+#[test]
+fn the_program_of_an_uplink_that_was_detached_is_put_back() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let crossing = Crossing::build()?;
+    crossing.node().pause_agent();
+    let name = format!("{UPLINK}:from_netdev");
+    let path = MillraceDir::new(crossing.node().bpffs()).link_path(&name);
+    link::detach(bpf_maps::obj_get(&path)?.as_fd(), &name)?;
+    crossing.is_cut_and_repaired("uplink: from_netdev on eth0 was detached")?;
+    crossing.topology.close()
+}
+
+#[test]
+fn a_program_of_another_owner_does_not_stay_before_that_of_an_uplink() -> Result<()> {
+    kernel::require(kernel::NETNS);
+    let crossing = Crossing::build()?;
+    crossing.node().pause_agent();
+    let foreign = pass_everything_before(crossing.node(), UPLINK)?;
+    crossing.is_cut_and_repaired("uplink: from_netdev on eth0 was behind the program of another owner")?;
+    drop(foreign);
+    crossing.topology.close()
 }

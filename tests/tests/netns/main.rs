@@ -3,6 +3,7 @@ mod bad_input;
 mod beside_kube_proxy;
 mod cluster_ip;
 mod cni;
+mod collector;
 mod expect;
 mod fabric;
 mod firewall;

@@ -1,6 +1,7 @@
 //! How flows are promoted, closed and opened again.
-use anyhow::Result;
-use dataplane_common::net::proto::TCP;
+use anyhow::{Result, ensure};
+use bpf_maps::Entry;
+use dataplane_common::{maps::MapId, net::proto::TCP};
 use harness::{
     packet::flag,
     program::{NO_HOST, Verdict},
@@ -70,6 +71,45 @@ fn a_reset_that_its_receiver_does_not_take_leaves_the_flow_as_it_was() -> Result
                 assert_eq!(world.a_sends(to, tcp(4000, port, flag::ACK))?.verdict, INTO_B);
                 assert!(world.established()?.iter().all(|state| state.reset == 0), "it lives on");
             }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flow_is_marked_in_place_and_only_while_it_has_the_backend_that_is_gone() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.programs.frontend((world.vip, 80, TCP), 0, &[(world.b, 8080)], 0)?;
+        world.a_sends(world.vip, syn(4000, 80))?;
+        world.b_sends(world.a, tcp(8080, 4000, flag::SYN | flag::ACK))?;
+        world.a_sends(world.vip, tcp(4000, 80, flag::ACK))?;
+        let map = world.programs.map(if world.a.is_ipv4() { MapId::CT_EST_V4 } else { MapId::CT_EST_V6 });
+        let before = map.dump()?;
+        for (key, _) in &before {
+            for other in [(world.b, 8081), (world.a, 8080)] {
+                ensure!(!world.programs.mark_backend_gone(key, other.into())?, "it has another backend");
+            }
+        }
+        assert_eq!(map.dump()?, before);
+        // Of the two halves, the one that a SYN of the client meets.
+        let marked = before.iter().filter_map(|(key, _)| {
+            world.programs.mark_backend_gone(key, (world.b, 8080).into()).ok().filter(|marked| *marked)
+        });
+        assert_eq!(marked.count(), 1);
+        let after = world.established()?;
+        assert_eq!(after.iter().map(|state| u32::from(state.backend_gone)).sum::<u32>(), 1);
+        let bytes =
+            |entries: Vec<Entry>| entries.into_iter().flat_map(|(_, value)| value).collect::<Vec<u8>>();
+        let (old, new) = (bytes(before.clone()), bytes(map.dump()?));
+        assert_eq!(old.iter().zip(&new).filter(|(old, new)| old != new).count(), 1, "one byte changes");
+        assert_eq!(world.a_sends(world.vip, tcp(4000, 80, flag::ACK))?.verdict, INTO_B, "it goes on");
+        world.programs.frontend((world.vip, 80, TCP), 8, &[(world.remote, 8080)], 0)?;
+        world.a_sends(world.vip, syn(4000, 80))?;
+        for (key, _) in &before {
+            ensure!(
+                !world.programs.mark_backend_gone(key, (world.b, 8080).into())?,
+                "it has left its backend"
+            );
         }
         Ok(())
     })

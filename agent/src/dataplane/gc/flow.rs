@@ -119,16 +119,6 @@ impl Flow {
     }
 }
 
-/// The value of an entry with `backend_gone` set.
-pub(super) fn with_backend_gone(family: Family, value: &[u8]) -> Option<Vec<u8>> {
-    let mut value = value.to_vec();
-    match family {
-        Family::V4 => CtEntryV4::mut_from_bytes(&mut value).ok()?.state.backend_gone = 1,
-        Family::V6 => CtEntryV6::mut_from_bytes(&mut value).ok()?.state.backend_gone = 1,
-    }
-    Some(value)
-}
-
 /// The key that both directions of a flow share: its ends in ascending order of their raw words, as the programs
 /// compare them. `None` when an end is of the other family.
 fn key(family: Family, one: SocketAddr, other: SocketAddr, proto: u8) -> Option<Vec<u8>> {
@@ -280,16 +270,5 @@ pub(super) mod tests {
             assert!(flow.touches(|addr| *addr == touched.ip()));
         }
         assert!(!flow.touches(|addr| *addr == end("10.0.0.3:1").ip()));
-    }
-
-    #[test]
-    fn only_the_mark_changes_when_a_backend_is_gone() {
-        let (key, value) = client_half(end("10.0.0.2:1"), end("10.0.0.3:2"), end("10.0.0.4:3"), |state| {
-            state.last_seen = 7;
-        });
-        let marked = with_backend_gone(Family::V4, &value).unwrap();
-        let mut expected = Flow::parse(Family::V4, &key, &value).unwrap();
-        expected.state.backend_gone = 1;
-        assert_eq!(Flow::parse(Family::V4, &key, &marked), Some(expected));
     }
 }

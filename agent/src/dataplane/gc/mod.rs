@@ -5,6 +5,7 @@ mod backends;
 mod clock;
 mod expiry;
 mod flow;
+mod mark;
 mod shares;
 mod sockets;
 mod sweep;
@@ -22,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use self::mark::Marker;
 use self::{
     clock::{Clock, ClockError},
     shares::Refused,
@@ -64,15 +66,16 @@ pub(crate) struct Collector(mpsc::Sender<Order>);
 
 impl Collector {
     /// Starts the thread. `clock` is the program of that name.
-    pub(crate) fn start(maps: Arc<Maps>, clock: OwnedFd, problems: Problems) -> io::Result<Self> {
+    pub(crate) fn start(
+        maps: Arc<Maps>,
+        clock: OwnedFd,
+        marker: Marker,
+        problems: Problems,
+    ) -> io::Result<Self> {
         let (sender, orders) = mpsc::channel();
         thread::Builder::new().name("conntrack-gc".to_owned()).spawn(move || {
-            match Clock::calibrate(clock) {
-                Ok(clock) => Worker { maps, clock, problems, sweep: Sweep::default() }.run(&orders),
-                Err(error) => {
-                    problems.report(SUBJECT, &format!("entries do not expire: {}", chain(&error)));
-                }
-            }
+            let (clock, sweep, waiting) = (Clock::new(clock), Sweep::default(), Waiting::default());
+            Worker { maps, clock, marker, problems, sweep, waiting }.run(&orders);
         })?;
         Ok(Self(sender))
     }
@@ -86,8 +89,28 @@ impl Collector {
     }
 
     fn order(&self, order: Order) {
-        // The thread ends early only without a clock, which is reported.
-        let _reported = self.0.send(order);
+        // The thread lives as long as this sender.
+        let _alive = self.0.send(order);
+    }
+}
+
+/// Orders that are not carried out yet: one whose sweep fails waits for the next.
+#[derive(Debug, Default)]
+struct Waiting {
+    services_changed: bool,
+    removed: HashSet<IpAddr>,
+}
+
+impl Waiting {
+    fn add(&mut self, order: Order) {
+        match order {
+            Order::ServicesChanged => self.services_changed = true,
+            Order::Removed(addresses) => self.removed.extend(addresses),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.services_changed && self.removed.is_empty()
     }
 }
 
@@ -105,28 +128,46 @@ enum SweepError {
 struct Worker {
     maps: Arc<Maps>,
     clock: Clock,
+    marker: Marker,
     problems: Problems,
     sweep: Sweep,
+    waiting: Waiting,
 }
 
 impl Worker {
     fn run(mut self, orders: &mpsc::Receiver<Order>) {
         loop {
-            let result = match orders.recv_timeout(TICK) {
-                Ok(order) => self.sweep_all(order, orders),
-                Err(RecvTimeoutError::Timeout) => self.sweep_portion(),
+            match orders.recv_timeout(TICK) {
+                Ok(order) => {
+                    self.waiting.add(order);
+                    for order in orders.try_iter() {
+                        self.waiting.add(order);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
-            };
+            }
+            let result = if self.waiting.is_empty() { self.sweep_portion() } else { self.sweep_all() };
             match result {
                 Ok(()) => self.problems.resolve(SUBJECT),
-                Err(error) => self.problems.report(SUBJECT, &chain(&error)),
+                Err(error) => {
+                    let sentence = format!("flows do not expire: {}; trying again", chain(&error));
+                    self.problems.report(SUBJECT, &sentence);
+                }
             }
         }
     }
 
     fn sweep_portion(&mut self) -> Result<(), SweepError> {
         let mut swept = Swept::default();
-        self.sweep.advance(&self.maps, self.clock.now()?, &HashSet::new(), PORTION, &mut swept)?;
+        self.sweep.advance(
+            &self.maps,
+            &self.marker,
+            self.clock.now()?,
+            &HashSet::new(),
+            PORTION,
+            &mut swept,
+        )?;
         self.report_refused(&mut swept);
         if swept.deleted > 0 {
             tracing::debug!("conntrack: {} of {} entries expired", swept.deleted, swept.seen);
@@ -134,20 +175,21 @@ impl Worker {
         Ok(())
     }
 
-    /// One look at everything, for this order and all that wait.
-    fn sweep_all(&mut self, order: Order, waiting: &mpsc::Receiver<Order>) -> Result<(), SweepError> {
+    /// One look at everything, for all orders that wait.
+    fn sweep_all(&mut self) -> Result<(), SweepError> {
         let start = Instant::now();
-        let (mut services_changed, mut removed) = (false, HashSet::new());
-        for order in std::iter::once(order).chain(waiting.try_iter()) {
-            match order {
-                Order::ServicesChanged => services_changed = true,
-                Order::Removed(addresses) => removed.extend(addresses),
-            }
-        }
-        let sockets = if services_changed { self.free_sockets() } else { Ok(()) };
+        let sockets = if self.waiting.services_changed { self.free_sockets() } else { Ok(()) };
         let mut swept = Swept::default();
         self.sweep.restart();
-        while !self.sweep.advance(&self.maps, self.clock.now()?, &removed, PORTION, &mut swept)? {}
+        while !self.sweep.advance(
+            &self.maps,
+            &self.marker,
+            self.clock.now()?,
+            &self.waiting.removed,
+            PORTION,
+            &mut swept,
+        )? {}
+        self.waiting = Waiting::default();
         self.report_refused(&mut swept);
         let took = start.elapsed();
         if swept.deleted + swept.marked > 0 {

@@ -15,8 +15,8 @@ const ALL: u32 = CtShare::ALL;
 /// One sweep's count.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    /// Host interface of each local pod.
-    interfaces: HashMap<IpAddr, u32>,
+    /// Host interface of each local pod, once something needs it: a node where nothing is tracked reads no endpoints.
+    interfaces: Option<HashMap<IpAddr, u32>>,
     before: HashMap<u32, CtShare>,
     counted: HashMap<u32, Counted>,
 }
@@ -56,19 +56,19 @@ impl Refused {
 impl Shares {
     /// What is there when a sweep begins.
     pub(super) fn begin(maps: &Maps) -> Result<Self, Error> {
-        let mut interfaces = HashMap::new();
-        for map in [MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6] {
-            interfaces.extend(maps.get(map).dump()?.iter().filter_map(|(key, value)| {
-                Some((entry::addr_from_bytes(key)?, entry::endpoint_value(value)?.ifindex))
-            }));
-        }
-        Ok(Self { interfaces, before: read(maps)?, counted: HashMap::new() })
+        Ok(Self { interfaces: None, before: read(maps)?, counted: HashMap::new() })
     }
 
     /// Notes an entry of a map of established flows, which stays or is deleted.
-    pub(super) fn note(&mut self, family: Family, flow: &Flow, is_deleted: bool) {
-        let ends = flow.ends();
-        let payer = ends.iter().find_map(|end| self.interfaces.get(end)).copied().unwrap_or(ALL);
+    pub(super) fn note(
+        &mut self,
+        maps: &Maps,
+        family: Family,
+        flow: &Flow,
+        is_deleted: bool,
+    ) -> Result<(), Error> {
+        let interfaces = interfaces(&mut self.interfaces, maps)?;
+        let payer = flow.ends().iter().find_map(|end| interfaces.get(end)).copied().unwrap_or(ALL);
         // The other half of a flow that is deleted goes with it, without being met.
         let entries = if is_deleted && flow.is_translated() { 2 } else { 1 };
         for index in if payer == ALL { vec![ALL] } else { vec![ALL, payer] } {
@@ -76,6 +76,7 @@ impl Shares {
             let of = if is_deleted { &mut counted.deleted } else { &mut counted.kept };
             of[family as usize] += entries;
         }
+        Ok(())
     }
 
     /// Writes what the sweep found, and tells who was refused flows since it began.
@@ -84,13 +85,21 @@ impl Shares {
         let mut refused = Vec::new();
         for (index, now) in read(maps)? {
             let before = self.before.get(&index).copied().unwrap_or(CtShare::NONE);
+            let counted = self.counted.get(&index).copied().unwrap_or_default();
+            // Whoever has nothing needs no entry: the programs make it again.
+            if now == CtShare::NONE && before == now && counted == Counted::default() {
+                if index != ALL {
+                    map.delete(index.as_bytes())?;
+                }
+                continue;
+            }
+            let interfaces = interfaces(&mut self.interfaces, maps)?;
             let addresses: Vec<_> =
-                self.interfaces.iter().filter(|(_, at)| **at == index).map(|(addr, _)| *addr).collect();
+                interfaces.iter().filter(|(_, at)| **at == index).map(|(addr, _)| *addr).collect();
             if index != ALL && addresses.is_empty() {
                 map.delete(index.as_bytes())?;
                 continue;
             }
-            let counted = self.counted.get(&index).copied().unwrap_or_default();
             let right = corrected(&before, &now, counted);
             if right != now {
                 map.update(index.as_bytes(), right.as_bytes())?;
@@ -103,6 +112,22 @@ impl Shares {
         }
         Ok(refused)
     }
+}
+
+fn interfaces<'a>(
+    known: &'a mut Option<HashMap<IpAddr, u32>>,
+    maps: &Maps,
+) -> Result<&'a HashMap<IpAddr, u32>, Error> {
+    if known.is_none() {
+        let mut interfaces = HashMap::new();
+        for map in [MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6] {
+            interfaces.extend(maps.get(map).dump()?.iter().filter_map(|(key, value)| {
+                Some((entry::addr_from_bytes(key)?, entry::endpoint_value(value)?.ifindex))
+            }));
+        }
+        *known = Some(interfaces);
+    }
+    Ok(known.get_or_insert_default())
 }
 
 /// The right numbers at the end of a sweep. Where the programs counted nothing meanwhile, they are what the sweep met;

@@ -1,5 +1,9 @@
 //! Going through the maps of flows, a bounded number of entries at a time.
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bpf_maps::{Cursor, Entry, Error};
 use dataplane_common::{conntrack::CtState, maps::MapId, net::proto};
@@ -8,7 +12,8 @@ use super::{
     backends::Backends,
     clock::Jiffies,
     expiry::{self, Circumstances},
-    flow::{self, Family, Flow},
+    flow::{Family, Flow},
+    mark::Marker,
     shares::{Refused, Shares},
 };
 use crate::dataplane::maps::Maps;
@@ -32,15 +37,18 @@ fn fate(flow: &Flow, idle: Duration, timeout: Duration, is_orphaned: bool) -> Fa
     if idle > timeout {
         return Fate::Delete;
     }
-    match (is_orphaned, flow.proto) {
+    match (is_orphaned && asks_for_backend(flow), flow.proto) {
         (false, _) => Fate::Keep,
-        // A SYN chooses again already.
-        (true, proto::TCP) if flow.state.backend_gone | flow.state.closed != 0 => Fate::Keep,
         // Its packets still reach a backend that is only leaving its service, and the end of the connection.
         (true, proto::TCP) => Fate::MarkBackendGone,
         // A datagram flow has no end that would let its client choose again.
         (true, _) => Fate::Delete,
     }
+}
+
+/// Whether it matters that a flow's backend is there: where a SYN chooses again already, it does not.
+fn asks_for_backend(flow: &Flow) -> bool {
+    flow.proto != proto::TCP || flow.state.backend_gone | flow.state.closed == 0
 }
 
 /// What a sweep did.
@@ -69,12 +77,13 @@ pub(super) struct Sweep {
 const TABLES: [(Family, bool); 4] =
     [(Family::V4, true), (Family::V6, true), (Family::V4, false), (Family::V6, false)];
 
-/// Entries to delete: own and partners' keys, and what to write.
+/// Entries to delete, by own and partners' keys, and to mark.
 #[derive(Debug, Default)]
 struct Changes {
     here: Vec<Vec<u8>>,
     partners: Vec<Vec<u8>>,
-    marked: Vec<Entry>,
+    /// Keys of those to mark, with the backends that are gone.
+    marked: Vec<(Vec<u8>, SocketAddr)>,
 }
 
 impl Sweep {
@@ -82,12 +91,13 @@ impl Sweep {
     pub(super) fn advance(
         &mut self,
         maps: &Maps,
+        marker: &Marker,
         now: Jiffies,
         removed: &HashSet<IpAddr>,
         budget: usize,
         swept: &mut Swept,
     ) -> Result<bool, Error> {
-        let mut backends = Backends::new(maps);
+        let mut look = Look { maps, now, removed, backends: Backends::new(maps) };
         if self.table == 0 && matches!(self.cursor, Cursor::Start) {
             self.shares = Shares::begin(maps)?;
         }
@@ -101,9 +111,9 @@ impl Sweep {
             self.count += entries.len();
             let circumstances =
                 Circumstances { is_established, is_crowded: is_established && self.crowded[family as usize] };
-            let changes =
-                judge(family, circumstances, &entries, now, removed, &mut backends, &mut self.shares)?;
-            apply(maps, family, table, &changes, swept)?;
+            let changes = judge(family, circumstances, &entries, &mut look, &mut self.shares)?;
+            delete(maps, family, table, &changes, swept)?;
+            mark(marker, family, &changes, swept)?;
             if let Some(cursor) = next {
                 self.cursor = cursor;
                 continue;
@@ -129,37 +139,43 @@ impl Sweep {
     }
 }
 
+/// What flows are judged by.
+struct Look<'a> {
+    maps: &'a Maps,
+    now: Jiffies,
+    removed: &'a HashSet<IpAddr>,
+    backends: Backends<'a, Maps>,
+}
+
 fn judge(
     family: Family,
     circumstances: Circumstances,
     entries: &[Entry],
-    now: Jiffies,
-    removed: &HashSet<IpAddr>,
-    backends: &mut Backends<'_>,
+    look: &mut Look<'_>,
     shares: &mut Shares,
 ) -> Result<Changes, Error> {
     let mut changes = Changes::default();
     for (key, value) in entries {
         let Some(flow) = Flow::parse(family, key, value) else { continue };
         let partner_key = flow.partner_key(family);
-        let fate = if !removed.is_empty() && flow.touches(|addr| removed.contains(addr)) {
+        let fate = if !look.removed.is_empty() && flow.touches(|addr| look.removed.contains(addr)) {
             Fate::Delete
         } else {
             let timeout = |state: &CtState| expiry::timeout(flow.proto, state, circumstances);
             let mut state = flow.state;
-            if now.since(state.last_seen) > timeout(&state)
-                && let Some(partner) = find(backends.maps, family, partner_key.as_deref())?
+            if look.now.since(state.last_seen) > timeout(&state)
+                && let Some(partner) = find(look.maps, family, partner_key.as_deref())?
             {
                 state = expiry::joined(&state, &partner.state);
             }
-            let is_orphaned = match flow.service() {
-                Some((frontend, backend)) => !backends.has(frontend, flow.proto, backend)?,
+            let is_orphaned = match flow.service().filter(|_| asks_for_backend(&flow)) {
+                Some((frontend, backend)) => !look.backends.has(frontend, flow.proto, backend)?,
                 None => false,
             };
-            fate(&flow, now.since(state.last_seen), timeout(&state), is_orphaned)
+            fate(&flow, look.now.since(state.last_seen), timeout(&state), is_orphaned)
         };
         if circumstances.is_established {
-            shares.note(family, &flow, fate == Fate::Delete);
+            shares.note(look.maps, family, &flow, fate == Fate::Delete)?;
         }
         match fate {
             Fate::Keep => {}
@@ -168,16 +184,14 @@ fn judge(
                 changes.partners.extend(partner_key);
             }
             Fate::MarkBackendGone => {
-                changes
-                    .marked
-                    .extend(flow::with_backend_gone(family, value).map(|value| (key.clone(), value)));
+                changes.marked.extend(flow.service().map(|(_, backend)| (key.clone(), backend)));
             }
         }
     }
     Ok(changes)
 }
 
-fn apply(
+fn delete(
     maps: &Maps,
     family: Family,
     table: MapId,
@@ -188,8 +202,13 @@ fn apply(
     for table in [family.established(), family.new_flows()] {
         swept.deleted += maps.get(table).delete_batch(&changes.partners)?;
     }
-    maps.get(table).update_batch(&changes.marked)?;
-    swept.marked += changes.marked.len();
+    Ok(())
+}
+
+fn mark(marker: &Marker, family: Family, changes: &Changes, swept: &mut Swept) -> Result<(), Error> {
+    for (key, backend) in &changes.marked {
+        swept.marked += usize::from(marker.mark(family, key, *backend)?);
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_jiffies64};
 use dataplane_common::{
     conntrack::{CtState, half},
-    net::proto,
+    net::{Be16, proto},
     verdict::DropReason,
 };
 
@@ -273,6 +273,22 @@ fn set_verdict<F: Family>(entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>) {
 fn remove<F: Family>(key: &F::CtKey) {
     F::ct_remove_established(key);
     F::ct_remove_new(key);
+}
+
+/// Marks the client's half of a flow whose service has lost its backend, so that a SYN chooses another. False when the flow
+/// has ended or has another backend meanwhile.
+#[inline(always)]
+pub(crate) fn mark_backend_gone<F: Family>(key: &F::CtKey, addr: &F::Addr, port: Be16) -> bool {
+    let Some((entry, _)) = entry::<F>(key) else { return false };
+    let backend = F::ct_nat(entry, 0);
+    // SAFETY: as for `tag`.
+    let half = unsafe { (*F::ct_state(entry)).half };
+    let is_wanted = half == half::CLIENT && backend.destination == *addr && backend.destination_port == port;
+    if !is_wanted || tag::<F>(entry) != F::ct_tag(key) {
+        return false;
+    }
+    set!(F, entry, backend_gone, 1);
+    true
 }
 
 /// Jiffies: 5 ns to read, where `bpf_ktime_get_ns` takes 38.
