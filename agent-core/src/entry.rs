@@ -321,6 +321,8 @@ impl Table {
             | MapId::CT_EST_V4
             | MapId::CT_EST_V6
             | MapId::CT_SHARES
+            | MapId::EARLY_FRAGMENTS
+            | MapId::EARLY_RINGS
             | MapId::FRAGMENTS_V4
             | MapId::FRAGMENTS_V6
             | MapId::SOCKETS_V4

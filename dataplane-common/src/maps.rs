@@ -5,7 +5,7 @@ use core::mem::size_of;
 use crate::{
     conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtShare},
     endpoint::EndpointValue,
-    fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
+    fragment::{EarlyFragment, EarlyKey, EarlyRing, FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
     route::RouteValue,
@@ -106,6 +106,10 @@ pub const POLICIES_MAX: u32 = 524_288;
 pub const ROUTES_MAX: u32 = 16_384;
 /// Datagrams in fragments at a time, per family.
 pub const FRAGMENTS_MAX: u32 = 16_384;
+/// Fragments that wait for the first one of their datagram.
+pub const EARLY_FRAGMENTS_MAX: u32 = 2_048;
+/// Rings of such fragments: one for each interface and hook that had any.
+pub const EARLY_RINGS_MAX: u32 = 8_192;
 /// Sockets that use a service, per family.
 pub const SOCKETS_MAX: u32 = 65_536;
 /// Flows that policy denied lately.
@@ -154,6 +158,10 @@ maps! {
     CT_EST_V6: Hash<size_of::<CtKeyV6>(), CtEntryV6>[CT_EST_MAX] | NO_PREALLOC;
     /// Established entries by pod. Written by `stage::conntrack`, counted once more by the agent.
     CT_SHARES: Hash<4, CtShare>[CT_SHARES_MAX] | NO_PREALLOC;
+    /// Fragments that wait for the first one of their datagram. Written and read by `stage::fragment`.
+    EARLY_FRAGMENTS: LruHash<size_of::<EarlyKey>(), EarlyFragment>[EARLY_FRAGMENTS_MAX];
+    /// Where each interface's next such fragment goes. Written and read by `stage::fragment`.
+    EARLY_RINGS: LruHash<size_of::<EarlyKey>(), EarlyRing>[EARLY_RINGS_MAX];
     /// Ports of fragmented datagrams. Written and read by `packet`.
     FRAGMENTS_V4: LruHash<size_of::<FragmentKeyV4>(), FragmentValue>[FRAGMENTS_MAX];
     /// Ports of fragmented datagrams. Written and read by `packet`.

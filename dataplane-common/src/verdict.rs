@@ -30,6 +30,8 @@ pub enum Verdict {
     },
     /// What a pod may tell its link, and nobody needs to hear: it ends here, and nothing is wrong.
     Heard,
+    /// A fragment that is held until the first one of its datagram has come, or that goes through the hook again.
+    Held,
 }
 
 /// Where a program is attached. The numbers are ABI: they index `COUNTERS`.
@@ -77,11 +79,21 @@ pub enum Outcome {
     Translated = 4,
     /// ARP, neighbour discovery or a listener report of a pod: the hook answered it, or it needs no answer.
     Answered = 5,
+    /// A fragment waits for the first one of its datagram; or it goes through the hook once more, where it is counted
+    /// again, before or behind it.
+    Held = 7,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 6] =
-        [Self::Passed, Self::Delivered, Self::Forwarded, Self::Rejected, Self::Translated, Self::Answered];
+    pub const ALL: [Self; 7] = [
+        Self::Passed,
+        Self::Delivered,
+        Self::Forwarded,
+        Self::Rejected,
+        Self::Translated,
+        Self::Answered,
+        Self::Held,
+    ];
 
     /// The name in output and metrics.
     #[must_use]
@@ -93,6 +105,7 @@ impl Outcome {
             Self::Rejected => "rejected",
             Self::Translated => "translated",
             Self::Answered => "answered",
+            Self::Held => "held",
         }
     }
 }
@@ -180,8 +193,8 @@ drop_reasons! {
         "The service uses only backends of this node, and none is here.",
         "Run a backend on this node or set internalTrafficPolicy to Cluster.";
     FragmentWithoutFirst = 9, "fragment-without-first",
-        "A fragment came before the first fragment of its datagram, which alone carries the ports.",
-        "Lower the sender's datagram size below the path MTU.";
+        "A fragment came before the first fragment of its datagram, which alone carries the ports, and could not be held.",
+        "None needed, unless it is frequent: then look for who sends fragments out of order.";
     UnrelatedIcmpError = 10, "unrelated-icmp-error",
         "An ICMP error is about a flow that does not exist, and the pod is isolated.",
         "None needed, unless path MTU discovery fails: then report it.";
@@ -221,4 +234,10 @@ drop_reasons! {
     WrongUplink = 26, "wrong-uplink",
         "A packet claims the address of another node's pod, but came in by an interface that does not lead to that node.",
         "Look for the sender on that interface; if nodes do reach this one by it, name it with --uplink.";
+    FragmentOverlap = 30, "fragment-overlap",
+        "A first fragment ends before the header that says what it is, or a later one begins within that header.",
+        "Look for a hostile sender: no kernel cuts a datagram like this.";
+    FragmentTooLong = 31, "fragment-too-long",
+        "A fragment came before the first fragment of its datagram, and is longer than what can be held.",
+        "Use an MTU below 1,950 where fragments change places, or datagrams that need no fragments.";
 }

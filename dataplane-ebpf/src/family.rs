@@ -212,17 +212,6 @@ macro_rules! family_maps {
         }
 
         #[inline(always)]
-        fn fragment_key(tuple: &Tuple<$addr>, id: u32) -> $fragment_key {
-            $fragment_key {
-                source: tuple.source,
-                destination: tuple.destination,
-                id,
-                proto: tuple.proto,
-                reserved: [0; 3],
-            }
-        }
-
-        #[inline(always)]
         fn fragment(key: &$fragment_key) -> Option<FragmentValue> {
             // SAFETY: copied out at once.
             unsafe { maps::$fragments.get(key) }.copied()
@@ -280,6 +269,12 @@ impl Family for V4 {
     const HAIRPIN: AddrV4 = AddrV4::new(config::HAIRPIN_V4);
 
     #[inline(always)]
+    fn fragment_key(tuple: &Tuple<AddrV4>, id: u32) -> FragmentKeyV4 {
+        let Tuple { source, destination, proto, .. } = *tuple;
+        FragmentKeyV4 { source, destination, id, proto, reserved: [0; 3] }
+    }
+
+    #[inline(always)]
     fn mapped(addr: &AddrV4) -> [u8; 16] {
         let [a, b, c, d] = addr.octets();
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
@@ -307,6 +302,11 @@ impl Family for V6 {
     const NO_TUPLE: Tuple<AddrV6> = Tuple::none(AddrV6([0; 4]));
     const ICMP: u8 = proto::ICMPV6;
     const HAIRPIN: AddrV6 = AddrV6::new(config::HAIRPIN_V6);
+
+    #[inline(always)]
+    fn fragment_key(tuple: &Tuple<AddrV6>, id: u32) -> FragmentKeyV6 {
+        FragmentKeyV6 { source: tuple.source, destination: tuple.destination, id }
+    }
 
     #[inline(always)]
     fn mapped(addr: &AddrV6) -> [u8; 16] {

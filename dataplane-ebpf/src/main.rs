@@ -152,6 +152,10 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
             observe::count(hook, Outcome::Answered);
             TC_ACT_SHOT
         }
+        Ok(Verdict::Held) => {
+            observe::count(hook, Outcome::Held);
+            TC_ACT_SHOT
+        }
         Ok(Verdict::Forward { .. }) => {
             observe::count(hook, Outcome::Forwarded);
             TC_ACT_REDIRECT

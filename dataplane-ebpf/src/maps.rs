@@ -1,5 +1,5 @@
 //! Every map, and nothing else. Who writes and reads each, and how large it is, stands in
-//! `dataplane_common::maps`; only the two working memories are private to the programs.
+//! `dataplane_common::maps`; only the working memories are private to the programs.
 use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
@@ -7,7 +7,7 @@ use aya_ebpf::{
 use dataplane_common::{
     conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtShare},
     endpoint::EndpointValue,
-    fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
+    fragment::{EarlyFragment, EarlyKey, EarlyRing, FragmentKeyV4, FragmentKeyV6, FragmentValue},
     maps as limits,
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
@@ -94,6 +94,17 @@ pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, FragmentValue, { limit
 #[btf_map]
 pub(crate) static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, FragmentValue, { limits::FRAGMENTS_MAX as usize }> =
     LruHashMap::new();
+#[btf_map]
+pub(crate) static EARLY_FRAGMENTS: LruHashMap<
+    EarlyKey,
+    EarlyFragment,
+    { limits::EARLY_FRAGMENTS_MAX as usize },
+> = LruHashMap::new();
+#[btf_map]
+pub(crate) static EARLY_RINGS: LruHashMap<EarlyKey, EarlyRing, { limits::EARLY_RINGS_MAX as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static EARLY_SCRATCH: PerCpuArray<EarlyFragment, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SOCKETS_V4: LruHashMap<SocketKeyV4, SocketValueV4, { limits::SOCKETS_MAX as usize }> =
     LruHashMap::new();

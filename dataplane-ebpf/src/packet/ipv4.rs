@@ -6,7 +6,7 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
-use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read, write};
+use super::{ETH_LEN, Fragment, Packet, Parse, fragment, l4, read, write};
 use crate::{family::V4, flow::Tuple};
 
 /// The header, from the source MAC of its frame on: one read gives both.
@@ -107,22 +107,23 @@ impl Parse for V4 {
             kind: super::Kind::Flow,
             fragment: Fragment::Whole,
             fragment_id: 0,
+            header_end: 0,
             tcp_flags: 0,
             ip_checksum: header.checksum,
             hop_limit: header.ttl,
             l4_offset: ETH_LEN + header.len()?,
         };
-        let fragment = header.fragment.get();
-        if fragment & OFFSET_MASK != 0 {
-            packet.fragment = fragment_ports::<V4>(&mut packet.tuple, u32::from(header.id.raw()));
-            return Ok(());
+        let place = header.fragment.get();
+        if place & (OFFSET_MASK | MORE_FRAGMENTS) == 0 {
+            return l4::parse::<V4>(ctx, packet);
         }
-        l4::parse::<V4>(ctx, packet)?;
-        if fragment & MORE_FRAGMENTS != 0 {
-            packet.fragment = Fragment::First;
-            packet.fragment_id = u32::from(header.id.raw());
+        packet.fragment_id = u32::from(header.id.raw());
+        if place & OFFSET_MASK != 0 {
+            return fragment::follow::<V4>(packet, u32::from(place & OFFSET_MASK) * 8);
         }
-        Ok(())
+        let end = ETH_LEN + u32::from(header.total_length.get());
+        fragment::lead(packet, packet.l4_offset, l4::min_len::<V4>(header.proto), end)?;
+        l4::parse::<V4>(ctx, packet)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
-use super::{ETH_LEN, Fragment, Packet, Parse, fragment_ports, l4, read, write};
+use super::{ETH_LEN, Fragment, Packet, Parse, fragment, l4, read, write};
 use crate::{family::V6, flow::Tuple};
 
 /// The header, from the source MAC of its frame on: one read gives both.
@@ -72,11 +72,13 @@ struct Walk {
     /// Offset-and-flags field of a fragment header; `None`: not a fragment.
     fragment: Option<u16>,
     id: u32,
+    /// Where the part begins that was cut into fragments.
+    start: u32,
 }
 
 #[inline(always)]
 fn walk(ctx: &TcContext, first: u8, offset: u32) -> Result<Walk, DropReason> {
-    let mut walk = Walk { offset, proto: first, fragment: None, id: 0 };
+    let mut walk = Walk { offset, proto: first, fragment: None, id: 0, start: 0 };
     for _ in 0..MAX_EXTENSIONS {
         match walk.proto {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
@@ -84,6 +86,8 @@ fn walk(ctx: &TcContext, first: u8, offset: u32) -> Result<Walk, DropReason> {
                 walk.proto = extension.next_header;
                 walk.offset += (u32::from(extension.len) + 1) * 8;
             }
+            // A fragment of a fragment: nobody sends it, and receivers differ in what they make of it.
+            FRAGMENT if walk.fragment.is_some() => return Err(DropReason::ExtensionHeaders),
             FRAGMENT => {
                 let extension: Extension = read(ctx, walk.offset)?;
                 walk.proto = extension.next_header;
@@ -91,6 +95,7 @@ fn walk(ctx: &TcContext, first: u8, offset: u32) -> Result<Walk, DropReason> {
                 let fragment = extension.fragment.get();
                 walk.fragment = Some(fragment);
                 walk.id = extension.id;
+                walk.start = walk.offset;
                 if fragment >> 3 != 0 {
                     // What follows is payload, whatever the next header says.
                     return Ok(walk);
@@ -135,6 +140,7 @@ impl Parse for V6 {
             kind: super::Kind::Flow,
             fragment: Fragment::Whole,
             fragment_id: 0,
+            header_end: 0,
             tcp_flags: 0,
             ip_checksum: 0,
             hop_limit: header.hop_limit,
@@ -145,25 +151,24 @@ impl Parse for V6 {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => {
                 walk(ctx, header.next_header, ETH_LEN + HEADER_LEN)?
             }
-            proto => Walk { offset: ETH_LEN + HEADER_LEN, proto, fragment: None, id: 0 },
+            proto => Walk { offset: ETH_LEN + HEADER_LEN, proto, fragment: None, id: 0, start: 0 },
         };
         packet.tuple.proto = walk.proto;
         packet.l4_offset = walk.offset;
         match walk.fragment {
-            Some(fragment) if fragment >> 3 != 0 => {
-                packet.fragment = fragment_ports::<V6>(&mut packet.tuple, walk.id);
+            Some(place) if place >> 3 != 0 => {
+                packet.fragment_id = walk.id;
+                return fragment::follow::<V6>(packet, u32::from(place & !7));
             }
-            Some(fragment) => {
-                l4::parse::<V6>(ctx, packet)?;
-                // An atomic fragment (RFC 6946) is a whole packet.
-                if fragment & MORE_FRAGMENTS != 0 {
-                    packet.fragment = Fragment::First;
-                    packet.fragment_id = walk.id;
-                }
+            Some(place) if place & MORE_FRAGMENTS != 0 => {
+                packet.fragment_id = walk.id;
+                let end = ETH_LEN + HEADER_LEN + u32::from(header.payload_length.get());
+                fragment::lead(packet, walk.start, l4::min_len::<V6>(walk.proto), end)?;
             }
-            None => l4::parse::<V6>(ctx, packet)?,
+            // An atomic fragment (RFC 6946) is a whole packet.
+            Some(_) | None => {}
         }
-        Ok(())
+        l4::parse::<V6>(ctx, packet)
     }
 
     #[inline(always)]

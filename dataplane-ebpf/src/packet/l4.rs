@@ -76,6 +76,18 @@ pub(super) mod icmpv6 {
     pub(super) const LISTENER_REPORT_V2: u8 = 143;
 }
 
+/// What a first fragment must have of its L4 header: all that anybody judges it by.
+#[inline(always)]
+pub(super) fn min_len<F: Family>(l4: u8) -> u32 {
+    match l4 {
+        proto::TCP => 20,
+        proto::UDP => 8,
+        proto::SCTP => 12,
+        l4 if l4 == F::ICMP => ICMP_LEN,
+        _ => 0,
+    }
+}
+
 /// Fills in what the L4 header says.
 #[inline(always)]
 pub(super) fn parse<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>) -> Result<(), DropReason> {

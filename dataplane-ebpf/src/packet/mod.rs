@@ -1,4 +1,5 @@
 //! Total parsing. The only module that knows packet offsets.
+pub(crate) mod fragment;
 mod ipv4;
 mod ipv6;
 mod l4;
@@ -11,7 +12,6 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use dataplane_common::{
-    fragment::FragmentValue,
     net::{MacAddr, proto},
     verdict::DropReason,
 };
@@ -75,8 +75,10 @@ pub(crate) struct Packet<A> {
     pub(crate) source_mac: MacAddr,
     pub(crate) kind: Kind,
     pub(crate) fragment: Fragment,
-    /// What the fragments of one datagram share; 0 unless [`Fragment::First`].
+    /// What the fragments of one datagram share; 0 unless it is one.
     pub(crate) fragment_id: u32,
+    /// Where the L4 header ends, in bytes of the datagram; 0 unless [`Fragment::First`].
+    pub(crate) header_end: u16,
     /// 0 unless TCP.
     pub(crate) tcp_flags: u8,
     /// Checksum of the IPv4 header; 0 in IPv6.
@@ -142,32 +144,6 @@ fn read<T: Copy>(ctx: &TcContext, offset: u32) -> Result<T, DropReason> {
             0 => Ok(value.assume_init()),
             _ => Err(DropReason::Truncated),
         }
-    }
-}
-
-/// The ports of a later fragment, as the first one left them.
-#[inline(always)]
-fn fragment_ports<F: Family>(tuple: &mut Tuple<F::Addr>, id: u32) -> Fragment {
-    match F::fragment(&F::fragment_key(tuple, id)) {
-        Some(ports) => {
-            tuple.source_port = ports.source_port;
-            tuple.destination_port = ports.destination_port;
-            Fragment::Later
-        }
-        None => Fragment::Orphan,
-    }
-}
-
-/// Leaves the ports of a first fragment to the later ones. The caller has made sure of the sender as far as it can: what
-/// a liar leaves here would decide about somebody else's fragments.
-#[inline(always)]
-pub(crate) fn remember_first_fragment<F: Family>(packet: &Packet<F::Addr>) {
-    if packet.fragment == Fragment::First {
-        let ports = FragmentValue {
-            source_port: packet.tuple.source_port,
-            destination_port: packet.tuple.destination_port,
-        };
-        F::remember_fragment(&F::fragment_key(&packet.tuple, packet.fragment_id), ports);
     }
 }
 

@@ -21,7 +21,7 @@ const IPV6_HOP_LIMIT: u32 = 7;
 const ICMP_CHECKSUM: u32 = 2;
 
 /// Flag of `bpf_skb_store_bytes`.
-const RECOMPUTE_SUM: u64 = 1;
+pub(super) const RECOMPUTE_SUM: u64 = 1;
 
 /// Flags of `bpf_l4_csum_replace`.
 const PSEUDO_HEADER: u64 = 0x10;

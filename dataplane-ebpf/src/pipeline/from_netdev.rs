@@ -3,10 +3,10 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     endpoint::EndpointValue,
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Hook, Verdict},
 };
 
-use super::{local_pod, observed, to_pod::enter};
+use super::{local_pod, observed, to_pod::enter, wait_for_first};
 use crate::{
     config,
     family::{V4, V6},
@@ -58,7 +58,10 @@ fn to_local_pod<F: Parse>(
     if is_left_to_stack || !uplink::passes_stack::<F>(ctx, packet)? {
         return Ok(Verdict::Pass);
     }
-    packet::remember_first_fragment::<F>(&scratch.packet);
+    let (ifindex, needs_ports) = (destination.ifindex, destination.may_be_tracked());
+    if let Some(verdict) = wait_for_first::<F>(ctx, scratch, Hook::FromNetdev, ifindex, false, needs_ports)? {
+        return Ok(verdict);
+    }
     if destination.may_be_tracked() {
         enter::<F>(ctx, scratch, destination, false)?;
     }

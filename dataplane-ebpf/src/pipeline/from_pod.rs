@@ -3,13 +3,14 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     endpoint::EndpointValue,
     net::proto,
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Hook, Verdict},
 };
 
 use super::{
     known::{Flow, find_flow},
     local_pod, neighbour, observed,
     opening::{judge_and_open, to_service},
+    wait_for_first,
 };
 use crate::{
     config,
@@ -45,9 +46,14 @@ pub(crate) fn from_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     let source = antispoof::check::<F>(ctx, &scratch.packet)?;
-    packet::remember_first_fragment::<F>(&scratch.packet);
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
     let may_be_known = source.may_be_tracked() || destination.may_be_tracked();
+    // What is not for a local pod may be for a service.
+    let needs_ports = may_be_known || !destination.is_present();
+    let ifindex = source.ifindex;
+    if let Some(verdict) = wait_for_first::<F>(ctx, scratch, Hook::FromPod, ifindex, false, needs_ports)? {
+        return Ok(verdict);
+    }
     let flow = if may_be_known { find_flow::<F>(ctx, scratch) } else { Flow::New };
     // Pod addresses are never frontends, so traffic between pods does not pay for the look-up.
     #[expect(clippy::wildcard_enum_match_arm, reason = "spelled out, LLVM doubles what the verifier walks")]

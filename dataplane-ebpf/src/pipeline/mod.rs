@@ -10,10 +10,11 @@ mod neighbour;
 mod opening;
 mod to_pod;
 
+use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     endpoint::EndpointValue,
     policy::Direction,
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Hook, Verdict},
 };
 
 pub(crate) use self::{from_netdev::from_netdev, from_pod::from_pod, to_pod::to_pod};
@@ -21,7 +22,11 @@ use crate::{
     family::Family,
     flow::{Allowed, Scratch},
     observe,
-    stage::policy,
+    packet::{Fragment, Parse},
+    stage::{
+        fragment::{self, Order},
+        policy,
+    },
 };
 
 /// The endpoint of a local pod's address.
@@ -52,6 +57,26 @@ fn observed<F: Family>(
         _ => {}
     }
     verdict
+}
+
+/// Puts a fragment in its place: `None` when it is its turn, else what becomes of it.
+#[inline(always)]
+fn wait_for_first<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    hook: Hook,
+    ifindex: u32,
+    is_from_host: bool,
+    holds: bool,
+) -> Result<Option<Verdict>, DropReason> {
+    if scratch.packet.fragment == Fragment::Whole {
+        return Ok(None);
+    }
+    match fragment::put_in_order::<F>(ctx, scratch, hook, ifindex, is_from_host, holds) {
+        Order::Go => Ok(None),
+        Order::Held => Ok(Some(Verdict::Held)),
+        Order::Dropped(reason) => Err(reason),
+    }
 }
 
 /// Judges `scratch.judged` by the sets of whichever of its ends are local pods. Where it is not known which end opened

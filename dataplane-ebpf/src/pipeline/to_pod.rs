@@ -2,13 +2,14 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     endpoint::EndpointValue,
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Hook, Verdict},
 };
 
 use super::{
     known::{Flow, find_flow},
     local_pod, observed,
     opening::{judge_and_open, open_from_host},
+    wait_for_first,
 };
 use crate::{
     config,
@@ -43,7 +44,11 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
         // Nobody vouches for the address here: its pod is not known yet, or has another interface.
         return Err(DropReason::NoSuchEndpoint);
     }
-    packet::remember_first_fragment::<F>(&scratch.packet);
+    let (ifindex, needs_ports) = (destination.ifindex, destination.may_be_tracked());
+    if let Some(verdict) = wait_for_first::<F>(ctx, scratch, Hook::ToPod, ifindex, is_from_host, needs_ports)?
+    {
+        return Ok(verdict);
+    }
     if !destination.may_be_tracked() {
         return Ok(Verdict::Pass);
     }

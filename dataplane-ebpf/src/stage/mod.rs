@@ -2,6 +2,7 @@
 pub(crate) mod antispoof;
 pub(crate) mod conntrack;
 pub(crate) mod forward;
+pub(crate) mod fragment;
 pub(crate) mod icmp_error;
 pub(crate) mod nat;
 pub(crate) mod neighbour;

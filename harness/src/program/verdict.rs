@@ -20,6 +20,8 @@ pub enum Verdict {
     Answer,
     /// Ends here, and nothing is wrong.
     Heard,
+    /// A fragment that is held until its first one has come, or that goes again with those that were.
+    Held,
     Drop(DropReason),
 }
 
@@ -89,6 +91,7 @@ pub(super) fn verdict(hook: Hook, retval: u32, counted: Counted, frame: &[u8]) -
         (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Rejected)) => Ok(Verdict::Reject),
         (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Answered)) => Ok(Verdict::Answer),
         (TC_ACT_SHOT, Counted::Outcome(Outcome::Answered)) => Ok(Verdict::Heard),
+        (TC_ACT_SHOT, Counted::Outcome(Outcome::Held)) => Ok(Verdict::Held),
         (TC_ACT_SHOT, Counted::Drop(reason)) => Ok(Verdict::Drop(reason)),
         (retval, Counted::Outcome(outcome)) => bail!("returned {retval}, counted as {}", outcome.name()),
         (retval, Counted::Drop(reason)) => bail!("returned {retval}, counted as {}", reason.name()),

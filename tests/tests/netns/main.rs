@@ -7,6 +7,7 @@ mod collector;
 mod expect;
 mod fabric;
 mod firewall;
+mod fragments;
 mod gone;
 mod hooks;
 mod host_firewall;

@@ -150,6 +150,8 @@ fn fragments_from_another_node_follow_their_first_past_the_stack() -> Result<()>
                 assert_eq!(arrives(world, &piece)?.verdict, verdict, "{piece}");
             }
         }
+        let early = packet(world.remote, world.a, Transport::udp(4000, 80, vec![7; 3000])).fragments(7, 1400);
+        assert_eq!(arrives(world, &early[1])?.verdict, Verdict::Held);
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 mod conntrack;
 mod errors;
 mod forwarding;
+mod fragments;
 mod from_netdev;
 mod neighbour;
 mod packets;

@@ -1,8 +1,7 @@
-//! Fragments, ICMP errors, options, and what is no packet.
+//! ICMP errors, options, and what is no packet.
 use anyhow::Result;
 use dataplane_common::{
     net::proto::{TCP, UDP},
-    policy::SET_DENY_ALL,
     verdict::{DropReason, Hook},
 };
 use harness::{
@@ -14,68 +13,6 @@ use harness::{
 };
 
 use crate::{CLASS, INTO_B, RULE, SET_A, SET_B, in_both_families, syn, udp};
-
-#[test]
-fn fragments_follow_their_first_and_orphans_of_policed_pods_are_dropped() -> Result<()> {
-    in_both_families(NO_HOST, |world| {
-        world.programs.frontend((world.vip, 80, UDP), 0, &[(world.b, 8080)], 0)?;
-        let whole = Packet::new(world.a, world.vip, Transport::udp(4000, 80, vec![7; 3000]))
-            .between(pod_mac(1), host_mac(1));
-        let pieces = whole.fragments(77, 1400);
-        assert!(pieces.len() >= 3);
-        for piece in &pieces {
-            let run = world.programs.from_pod(world.interfaces[0], piece)?;
-            assert_eq!(run.verdict, INTO_B, "{piece:?}");
-            let out = harness::packet::parse(&run.frame)?;
-            assert_eq!(out.addresses(), Some((world.a, world.b)));
-        }
-        world.isolate(0, SET_DENY_ALL, 0, 0)?;
-        let orphan = whole.fragments(78, 1400).remove(1);
-        let run = world.programs.from_pod(world.interfaces[0], &orphan)?;
-        assert_eq!(run.verdict, Verdict::Drop(DropReason::FragmentWithoutFirst));
-        Ok(())
-    })
-}
-
-#[test]
-fn a_first_fragment_that_another_pod_forged_decides_nothing() -> Result<()> {
-    const ID: u32 = 79;
-    in_both_families(NO_HOST, |world| {
-        world.isolate(0, SET_A, 0, 0)?;
-        world.programs.class(world.remote, CLASS)?;
-        world.programs.allow(SET_A, CLASS, UDP, 80, RULE)?;
-        let pieces = |id, port| {
-            Packet::new(world.a, world.remote, Transport::udp(4000, port, vec![7; 3000]))
-                .between(pod_mac(1), host_mac(1))
-                .fragments(id, 1400)
-        };
-        let a_sends = |piece: &Packet| {
-            Ok::<_, anyhow::Error>(world.programs.from_pod(world.interfaces[0], piece)?.verdict)
-        };
-        let b_forges = |id, port| {
-            let forged = pieces(id, port).remove(0).between(pod_mac(2), host_mac(2));
-            let run = world.programs.from_pod(world.interfaces[1], &forged)?;
-            assert_eq!(run.verdict, Verdict::Drop(DropReason::SpoofedAddress));
-            Ok::<_, anyhow::Error>(())
-        };
-
-        // It does not stand in for one that is missing, nor for one that was denied.
-        b_forges(ID, 80)?;
-        assert_eq!(a_sends(&pieces(ID, 80)[1])?, Verdict::Drop(DropReason::FragmentWithoutFirst));
-        let denied = pieces(ID + 1, 81);
-        assert_eq!(a_sends(&denied[0])?, Verdict::Drop(DropReason::PolicyEgress));
-        b_forges(ID + 1, 80)?;
-        assert_eq!(a_sends(&denied[1])?, Verdict::Drop(DropReason::PolicyEgress));
-        // Nor does it take an allowed datagram from its sender.
-        let allowed = pieces(ID + 2, 80);
-        assert_eq!(a_sends(&allowed[0])?, Verdict::Forward);
-        b_forges(ID + 2, 81)?;
-        for later in &allowed[1..] {
-            assert_eq!(a_sends(later)?, Verdict::Forward);
-        }
-        Ok(())
-    })
-}
 
 #[test]
 fn an_icmp_error_about_a_flow_passes_and_is_translated_and_another_does_not() -> Result<()> {

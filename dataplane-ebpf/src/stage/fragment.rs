@@ -1,0 +1,201 @@
+//! Fragments in order: what comes before the first fragment of its datagram is held, and sent through the same hook
+//! again behind it. There it is judged as if it came only now.
+use aya_ebpf::{bindings::BPF_ANY, programs::TcContext};
+use dataplane_common::{
+    fragment::{CLAIMED, EarlyFragment, EarlyKey, EarlyRing, HELD_NS, PLACES},
+    verdict::{DropReason, Hook},
+};
+
+use crate::{
+    family::Family,
+    flow::Scratch,
+    global::global,
+    maps::{EARLY_FRAGMENTS, EARLY_RINGS, EARLY_SCRATCH},
+    packet::{self, Fragment, Packet},
+};
+
+/// What is to become of a fragment.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    /// It is its turn.
+    Go,
+    /// It is held, or a copy of it goes again, before what waited for it.
+    Held,
+    Dropped(DropReason),
+}
+
+impl Order {
+    /// As the global function returns it: 0, a number that no reason has, or that of a reason.
+    #[inline(always)]
+    fn code(self) -> u32 {
+        match self {
+            Self::Go => 0,
+            Self::Held => HELD,
+            Self::Dropped(reason) => reason as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn of_code(code: u32) -> Self {
+        match code {
+            0 => Self::Go,
+            HELD => Self::Held,
+            _ => Self::Dropped(DropReason::numbered(code).unwrap_or(DropReason::FragmentWithoutFirst)),
+        }
+    }
+}
+
+const HELD: u32 = 256;
+
+/// Remembers a first fragment and sends what waited for it; holds a later one that came before it, if `holds`. `hook`
+/// and `ifindex`, the pod's interface, choose the ring in which it waits; what the host itself sends has one of its own.
+#[inline(always)]
+pub(crate) fn put_in_order<F: Family>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    hook: Hook,
+    ifindex: u32,
+    is_from_host: bool,
+    holds: bool,
+) -> Order {
+    let side = hook as u32 | u32::from(is_from_host) << 8;
+    Order::of_code(ordered::<F>(ctx, scratch, ifindex, side, u32::from(holds)))
+}
+
+global! {
+    /// See [`order`].
+    fn ordered([ctx] ifindex, side, holds) -> u32 = order, ordered_v4, ordered_v6
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "two bytes")]
+fn order<F: Family>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    ifindex: u32,
+    side: u32,
+    holds: u32,
+) -> u32 {
+    let ring = EarlyKey { ifindex, side: side as u16, place: 0 };
+    let packet = &scratch.packet;
+    match packet.fragment {
+        Fragment::First => {
+            packet::fragment::remember_first::<F>(packet);
+            release::<F>(ctx, packet, ring)
+        }
+        Fragment::Orphan if holds != 0 => hold::<F>(ctx, packet, ring),
+        Fragment::Orphan | Fragment::Later | Fragment::Whole => Order::Go,
+    }
+    .code()
+}
+
+#[inline(always)]
+fn scratch() -> Option<&'static mut EarlyFragment> {
+    // SAFETY: per-CPU memory. A run that is nested in another one (on egress) is about the same datagram, and the first
+    // fragment of it has come: it holds nothing, and writes here what stands here already.
+    EARLY_SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+#[inline(never)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value, it does not fit the stack")]
+fn hold<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey) -> Order {
+    let Some(fragment) = scratch() else { return Order::Dropped(DropReason::FragmentWithoutFirst) };
+    let now = packet::fragment::now();
+    fragment.held_at = now;
+    fragment.datagram = packet::fragment::datagram::<F>(packet);
+    if !packet::fragment::save(ctx, fragment) {
+        return Order::Dropped(DropReason::FragmentTooLong);
+    }
+    let key = EarlyKey { place: next_place(ring, now), ..ring };
+    // What still stands there has waited in vain.
+    let is_in_place_of_another = EARLY_FRAGMENTS.get_ptr(key).is_some();
+    if EARLY_FRAGMENTS.insert(key, &*fragment, u64::from(BPF_ANY)).is_err() {
+        return Order::Dropped(DropReason::FragmentWithoutFirst);
+    }
+    if packet::fragment::first::<F>(packet).is_some() {
+        // It came to another CPU meanwhile, which then saw nothing to release.
+        let _gone = EARLY_FRAGMENTS.remove(key);
+        let _sent = packet::fragment::send_again(ctx, is_egress(ring));
+    }
+    if is_in_place_of_another {
+        // One is held and one is lost: the loss is what is counted.
+        return Order::Dropped(DropReason::FragmentWithoutFirst);
+    }
+    Order::Held
+}
+
+/// Takes the next place of the ring, the oldest one's.
+#[inline(always)]
+fn next_place(ring: EarlyKey, now: u64) -> u16 {
+    let Some(state) = EARLY_RINGS.get_ptr_mut(ring) else {
+        let state = EarlyRing { held_at: now, next: 1, reserved: 0 };
+        // If there is no room, nobody finds the fragment, which is then overwritten by the next one.
+        let _full = EARLY_RINGS.insert(ring, state, u64::from(BPF_ANY));
+        return 0;
+    };
+    // SAFETY: the entry is not removed while the program runs (RCU). Of two CPUs that write at once, one may overwrite
+    // the fragment of the other: both are the same pod's.
+    #[expect(clippy::cast_possible_truncation, reason = "below a small constant")]
+    unsafe {
+        let next = (*state).next;
+        (*state).next = next.wrapping_add(1);
+        (*state).held_at = now;
+        (next % u32::from(PLACES)) as u16
+    }
+}
+
+/// Sends the first fragment once more, and behind it those that waited.
+#[inline(never)]
+fn release<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey) -> Order {
+    let now = packet::fragment::now();
+    // SAFETY: copied out at once.
+    let held_at = unsafe { EARLY_RINGS.get(ring) }.map_or(0, |ring| ring.held_at);
+    if now.wrapping_sub(held_at) > HELD_NS {
+        return Order::Go;
+    }
+    let Some(own) = scratch() else { return Order::Go };
+    own.datagram = packet::fragment::datagram::<F>(packet);
+    if !claim(own, ring, now) || !packet::fragment::send_again(ctx, is_egress(ring)) {
+        return Order::Go;
+    }
+    let mut key = ring;
+    for place in 0..PLACES {
+        key.place = place;
+        let Some(held) = EARLY_FRAGMENTS.get_ptr(key) else { continue };
+        // SAFETY: the entry is not reused while the program runs but by a fragment for the same ring, which is judged
+        // like any other when it is sent again.
+        let held = unsafe { &*held };
+        if held.held_at != CLAIMED || !held.datagram.is(&own.datagram) {
+            continue;
+        }
+        if packet::fragment::become_saved(ctx, held) {
+            let _sent = packet::fragment::send_again(ctx, is_egress(ring));
+        }
+        let _gone = EARLY_FRAGMENTS.remove(key);
+    }
+    Order::Held
+}
+
+/// Marks the fragments of a datagram that wait, so that nobody else sends them, and tells whether there are any. Which
+/// they are is noted in the map: in a register, each of the combinations would be another state to the verifier.
+#[inline(never)]
+fn claim(own: &EarlyFragment, ring: EarlyKey, now: u64) -> bool {
+    let mut any = false;
+    let mut key = ring;
+    for place in 0..PLACES {
+        key.place = place;
+        let Some(held) = EARLY_FRAGMENTS.get_ptr_mut(key) else { continue };
+        // SAFETY: see `release`.
+        let held = unsafe { &mut *held };
+        if held.datagram.is(&own.datagram) && now.wrapping_sub(held.held_at) <= HELD_NS {
+            held.held_at = CLAIMED;
+            any = true;
+        }
+    }
+    any
+}
+
+#[inline(always)]
+fn is_egress(ring: EarlyKey) -> bool {
+    ring.side & 0xff == Hook::ToPod as u16
+}
