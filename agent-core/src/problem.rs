@@ -1,6 +1,6 @@
 //! What cannot be done as asked, in words.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
 };
@@ -45,6 +45,54 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Objects that a sentence names, when more of them have the same problem.
+const NAMED: usize = 3;
+
+/// Different problems that are told. Whoever has more is helped by a number, not by a longer list.
+const TOLD: usize = 25;
+
+/// Problems as people read them, each an object (which may be empty) and what is wrong with it: objects with the same
+/// problem share a sentence, in the order of the first, and there are never more than can be read.
+#[must_use]
+pub fn told_together(problems: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<String>, usize)> = Vec::new();
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for (object, text) in problems {
+        let at = *index.entry(text).or_insert_with_key(|text| {
+            groups.push((text.clone(), Vec::new(), 0));
+            groups.len() - 1
+        });
+        let (_, named, count) = &mut groups[at];
+        if named.contains(&object) {
+            continue;
+        }
+        *count += 1;
+        if named.len() < NAMED {
+            named.push(object);
+        }
+    }
+    let untold: usize = groups.iter().skip(TOLD).map(|(_, _, count)| count).sum();
+    let mut told: Vec<String> = groups
+        .into_iter()
+        .take(TOLD)
+        .map(|(text, named, count)| {
+            let more = if count > named.len() {
+                format!(" and {} more", count - named.len())
+            } else {
+                String::new()
+            };
+            match named.join(", ") {
+                nobody if nobody.is_empty() => text,
+                names => format!("{names}{more}: {text}"),
+            }
+        })
+        .collect();
+    if untold > 0 {
+        told.push(format!("and {untold} more problems beside these, which show when these are solved"));
+    }
+    told
+}
+
 /// The problems there are now.
 #[derive(Clone, Debug, Default)]
 pub struct ProblemLog {
@@ -87,5 +135,38 @@ fn is_rendered(scope: Scope, desired: &Desired) -> bool {
         }
         Scope::Cidrs(_) => desired.cidrs.is_some(),
         Scope::Route(cidr) => desired.routes.contains_key(&cidr),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(problems: &[(&str, &str)]) -> Vec<String> {
+        told_together(problems.iter().map(|&(object, text)| (object.to_owned(), text.to_owned())))
+    }
+
+    #[test]
+    fn objects_with_the_same_problem_share_a_sentence() {
+        assert_eq!(told(&[]), Vec::<String>::new());
+        assert_eq!(
+            told(&[("a", "is wrong"), ("", "all is lost"), ("a", "is late")]),
+            ["a: is wrong", "all is lost", "a: is late"]
+        );
+        assert_eq!(
+            told(&[("a", "is wrong"), ("b", "is late"), ("c", "is wrong"), ("a", "is wrong")]),
+            ["a, c: is wrong", "b: is late"]
+        );
+        let five = ["a", "b", "c", "d", "e"].map(|object| (object, "is wrong"));
+        assert_eq!(told(&five), ["a, b, c and 2 more: is wrong"]);
+    }
+
+    #[test]
+    fn what_is_too_much_to_read_is_counted() {
+        let texts: Vec<String> = (0..TOLD + 7).map(|n| format!("is wrong for the reason {n}")).collect();
+        let problems: Vec<(&str, &str)> = texts.iter().map(|text| ("a", text.as_str())).collect();
+        let told = told(&problems);
+        assert_eq!(told.len(), TOLD + 1);
+        assert!(told[TOLD].starts_with("and 7 more problems"), "{}", told[TOLD]);
     }
 }

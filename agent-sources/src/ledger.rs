@@ -4,16 +4,19 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    convert::{Applied, InvalidObject, ObjectKey, Outcome},
+    convert::{Applied, Concern, InvalidObject, ObjectKey, Outcome},
     source::{Batch, Report, Subject},
 };
+
+/// Sentences about one object, at most. A slice may have a thousand endpoints that are all wrong in the same way.
+const SENTENCES: usize = 5;
 
 /// What is in force for each object.
 #[derive(Debug, Default)]
 pub struct Ledger {
     in_force: HashMap<ObjectKey, Sent>,
-    /// Objects with a report that is not cleared.
-    reported: HashSet<ObjectKey>,
+    /// Reports that are not cleared.
+    reported: HashSet<(ObjectKey, Concern)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,7 @@ impl Ledger {
         let mut gone: Vec<ObjectKey> = self
             .in_force
             .keys()
-            .chain(&self.reported)
+            .chain(self.reported.iter().map(|(key, _)| key))
             .filter(|key| !listed.contains(*key))
             .cloned()
             .collect();
@@ -80,14 +83,35 @@ impl Ledger {
         }
     }
 
+    /// Reports each concern by itself. What is wrong has a consequence.
     fn report(&mut self, key: &ObjectKey, problems: &[InvalidObject], consequence: &str, batch: &mut Batch) {
-        let known =
-            if problems.is_empty() { self.reported.remove(key) } else { !self.reported.insert(key.clone()) };
-        if known || !problems.is_empty() {
-            let problems = problems.iter().map(|problem| format!("{problem}{consequence}")).collect();
-            batch.reports.push(Report { subject: Subject::Object(key.clone()), problems });
+        for concern in Concern::ALL {
+            let consequence = if concern == Concern::Wrong { consequence } else { "" };
+            let of_it = problems.iter().filter(|problem| problem.concern == concern);
+            let sentences = few(key, of_it.map(|problem| format!("{problem}{consequence}")));
+            let reported = (key.clone(), concern);
+            let known = if sentences.is_empty() {
+                self.reported.remove(&reported)
+            } else {
+                !self.reported.insert(reported)
+            };
+            if known || !sentences.is_empty() {
+                batch
+                    .reports
+                    .push(Report { subject: Subject::about(key.clone(), concern), problems: sentences });
+            }
         }
     }
+}
+
+/// The first sentences, and how many there are besides.
+fn few(key: &ObjectKey, mut sentences: impl Iterator<Item = String>) -> Vec<String> {
+    let mut few: Vec<String> = sentences.by_ref().take(SENTENCES).collect();
+    match sentences.count() {
+        0 => {}
+        more => few.push(format!("{key}: and {more} more like these")),
+    }
+    few
 }
 
 #[cfg(test)]
@@ -95,7 +119,7 @@ mod tests {
     use super::Ledger;
     use crate::{
         convert::{self, NetworkPolicy, Service},
-        source::{Batch, subject_of},
+        source::{Batch, Subject, subject_of},
     };
 
     fn service(cluster_ip: &str, labels: &str) -> Service {
@@ -120,7 +144,19 @@ mod tests {
     }
 
     fn texts(batch: &Batch) -> (Vec<String>, Vec<String>) {
-        let problems = batch.reports.iter().map(|r| format!("{}: {}", r.subject, r.problems.join(" | ")));
+        let prefix = |subject: &Subject| {
+            if matches!(subject, Subject::Unsupported(_)) {
+                "unsupported of "
+            } else if matches!(subject, Subject::Outside(_)) {
+                "outside of "
+            } else {
+                ""
+            }
+        };
+        let problems = batch
+            .reports
+            .iter()
+            .map(|r| format!("{}{}: {}", prefix(&r.subject), r.subject, r.problems.join(" | ")));
         (batch.updates.iter().map(subject_of).collect(), problems.collect())
     }
 
@@ -159,6 +195,51 @@ mod tests {
         assert_eq!(updates, ["+NetworkPolicy shop/db"]);
         assert_eq!(problems.len(), 1);
         assert_eq!(offer(&mut ledger, &policy("10.0.0.0/8")).0, ["+NetworkPolicy shop/db"]);
+    }
+
+    #[test]
+    fn what_is_not_carried_out_is_said_until_the_object_no_longer_asks_for_it() {
+        let service = |spec: &str| -> Service {
+            let yaml = format!(
+                "{{metadata: {{name: web, namespace: shop}}, spec: {{clusterIP: 10.96.0.10, ports: [{{port: 80}}]{spec}}}}}"
+            );
+            serde_saphyr::from_str(&yaml).unwrap()
+        };
+        let mut ledger = Ledger::default();
+        let (updates, problems) = offer(&mut ledger, &service(", type: NodePort, sessionAffinity: ClientIP"));
+        assert_eq!(updates, ["+Service shop/web"], "its cluster IP works");
+        assert_eq!(problems.len(), 2, "one for what a kube-proxy could do, one for the rest: {problems:?}");
+        assert!(!problems.iter().any(|problem| problem.contains("until then")), "{problems:?}");
+        let (updates, problems) = offer(&mut ledger, &service(", type: NodePort"));
+        assert!(updates.is_empty());
+        assert_eq!(problems[0], "unsupported of Service shop/web: ", "cleared by itself");
+        let (_, problems) = offer(&mut ledger, &service(""));
+        assert_eq!(problems, ["outside of Service shop/web: "]);
+        assert_eq!(offer(&mut ledger, &service("")), (vec![], vec![]));
+        offer(&mut ledger, &service(", type: NodePort"));
+        let mut batch = Batch::default();
+        ledger.retain(&[].into(), &mut batch);
+        assert_eq!(
+            texts(&batch).1,
+            ["outside of Service shop/web: "],
+            "an object that is gone asks for nothing"
+        );
+    }
+
+    #[test]
+    fn an_object_that_is_wrong_in_a_thousand_places_is_a_few_sentences() {
+        let endpoints = "{addresses: [x]}, ".repeat(1000);
+        let yaml = format!(
+            "{{metadata: {{name: web-1, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}, addressType: IPv4, \
+             endpoints: [{endpoints}]}}"
+        );
+        let slice: convert::EndpointSlice = serde_saphyr::from_str(&yaml).unwrap();
+        let mut batch = Batch::default();
+        let (key, outcome) = convert::convert(&slice);
+        Ledger::default().offer(key, outcome, &mut batch);
+        let problems = &batch.reports[0].problems;
+        assert_eq!(problems.len(), super::SENTENCES + 1);
+        assert_eq!(problems.last().unwrap(), "EndpointSlice shop/web-1: and 995 more like these");
     }
 
     #[test]

@@ -4,5 +4,6 @@
 pub mod convert;
 pub mod ledger;
 pub mod manifests;
+pub mod open_problems;
 pub mod source;
 pub mod watch;

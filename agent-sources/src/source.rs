@@ -1,6 +1,5 @@
 //! One interface for both sources of cluster objects.
 use std::{
-    collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
     time::Instant,
@@ -11,7 +10,7 @@ use http::Uri;
 use tokio::sync::mpsc;
 
 use super::{
-    convert::{ObjectKey, kind_name},
+    convert::{Concern, ObjectKey, kind_name},
     manifests, watch,
 };
 
@@ -114,6 +113,21 @@ pub enum Subject {
     /// An object that several manifests define.
     Duplicate(ObjectKey),
     Object(ObjectKey),
+    /// What this build does not carry out of an object.
+    Unsupported(ObjectKey),
+    /// The same, of what a kube-proxy beside this agent does.
+    Outside(ObjectKey),
+}
+
+impl Subject {
+    #[must_use]
+    pub const fn about(object: ObjectKey, concern: Concern) -> Self {
+        match concern {
+            Concern::Wrong => Self::Object(object),
+            Concern::Unsupported => Self::Unsupported(object),
+            Concern::Outside => Self::Outside(object),
+        }
+    }
 }
 
 impl fmt::Display for Subject {
@@ -124,41 +138,8 @@ impl fmt::Display for Subject {
             Self::File(name) => write!(f, "manifest {name}"),
             Self::Copies => f.write_str("copies of manifests"),
             Self::Duplicate(key) => write!(f, "duplicate {key}"),
-            Self::Object(key) => key.fmt(f),
+            Self::Object(key) | Self::Unsupported(key) | Self::Outside(key) => key.fmt(f),
         }
-    }
-}
-
-/// The reports that are not cleared: what status shows.
-#[derive(Clone, Debug, Default)]
-pub struct OpenProblems(BTreeMap<Subject, Vec<String>>);
-
-impl OpenProblems {
-    /// Takes a report in, and logs what it changes.
-    pub fn record(&mut self, report: Report) {
-        let Report { subject, problems } = report;
-        if self.0.get(&subject) == Some(&problems) {
-            return;
-        }
-        for problem in &problems {
-            tracing::warn!("{problem}");
-        }
-        if !problems.is_empty() {
-            self.0.insert(subject, problems);
-        } else if self.0.remove(&subject).is_some() {
-            tracing::info!("{subject}: no problem any more");
-        }
-    }
-
-    /// Why lists do not come, one sentence each.
-    pub fn of_watches(&self) -> impl Iterator<Item = &str> {
-        let watches = self.0.iter().filter(|(subject, _)| matches!(subject, Subject::Watch(_)));
-        watches.flat_map(|(_, problems)| problems).map(String::as_str)
-    }
-
-    /// One sentence each.
-    pub fn sentences(&self) -> impl Iterator<Item = &str> {
-        self.0.values().flatten().map(String::as_str)
     }
 }
 
@@ -243,24 +224,5 @@ pub(super) fn subject_of(update: &Update) -> String {
         Update::Endpoint(Apply(endpoint)) => format!("+Endpoint {}", endpoint.pod),
         Update::Endpoint(Delete(attachment)) => format!("-Endpoint {}", attachment.container_id),
         Update::Synced(kind) => format!("synced {kind:?}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{OpenProblems, Report, Subject};
-
-    #[test]
-    fn a_report_replaces_the_earlier_one_and_an_empty_one_clears_it() {
-        let report = |problems: &[&str]| Report {
-            subject: Subject::File("web.yaml".to_owned()),
-            problems: problems.iter().map(|&problem| problem.to_owned()).collect(),
-        };
-        let mut open = OpenProblems::default();
-        open.record(report(&["first", "second"]));
-        open.record(report(&["third"]));
-        assert_eq!(open.sentences().collect::<Vec<_>>(), ["third"]);
-        open.record(report(&[]));
-        assert_eq!(open.sentences().count(), 0);
     }
 }

@@ -45,7 +45,8 @@ pub struct EndpointSlice {
 pub struct SlicePort {
     pub name: String,
     pub protocol: Protocol,
-    pub port: u16,
+    /// `None`: all ports, so that the Service's own number stays.
+    pub port: Option<u16>,
 }
 
 /// An endpoint of an EndpointSlice: a backend in the making.

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::{
     entry::Backend,
     model::{
-        Family, Protocol,
-        service::{Service, ServicePort, SliceEndpoint, TrafficPolicy},
+        Family,
+        service::{Service, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy},
     },
     state::ClusterState,
 };
@@ -32,7 +32,7 @@ pub fn resolve(state: &ClusterState, node_name: &str, addr: IpAddr, port: u16, p
     let Some((service, port)) = found.min_by_key(|(service, _)| &service.name) else {
         return Choice::NotAService;
     };
-    let copies = copies(state, service, &port.name, port.protocol, Family::of(addr));
+    let copies = copies(state, service, port, Family::of(addr));
     let local_only = service.internal_traffic_policy == TrafficPolicy::Local;
     let in_scope = |endpoint: &SliceEndpoint| !local_only || endpoint.node_name.as_deref() == Some(node_name);
     let fallback = |endpoint: &SliceEndpoint| endpoint.serving && endpoint.terminating;
@@ -55,8 +55,7 @@ pub fn resolve(state: &ClusterState, node_name: &str, addr: IpAddr, port: u16, p
 fn copies<'a>(
     state: &'a ClusterState,
     service: &Service,
-    port_name: &str,
-    protocol: Protocol,
+    wanted: &ServicePort,
     family: Family,
 ) -> Vec<(Backend, &'a SliceEndpoint)> {
     let mut copies: Vec<(Backend, &SliceEndpoint)> = Vec::new();
@@ -66,15 +65,14 @@ fn copies<'a>(
             && slice.family == family
     });
     for slice in slices {
-        let Some(port) = slice.ports.iter().find(|port| port.name == port_name && port.protocol == protocol)
-        else {
-            continue;
-        };
+        let is_it = |port: &&SlicePort| port.name == wanted.name && port.protocol == wanted.protocol;
+        let Some(port) = slice.ports.iter().find(is_it) else { continue };
+        let number = port.port.unwrap_or(wanted.port);
         let usable = |endpoint: &&SliceEndpoint| {
             Family::of(endpoint.address) == family && is_routable(endpoint.address)
         };
         for endpoint in slice.endpoints.iter().filter(usable) {
-            let backend = Backend { addr: endpoint.address, port: port.port };
+            let backend = Backend { addr: endpoint.address, port: number };
             match copies.iter_mut().find(|(known, _)| *known == backend) {
                 None => copies.push((backend, endpoint)),
                 Some((_, known)) => {

@@ -129,7 +129,7 @@ fn port_of(slice: &EndpointSlice, wanted: &ServicePort) -> Option<u16> {
         let crate::model::service::SlicePort { name, protocol, .. } = port;
         *name == wanted.name && *protocol == wanted.protocol
     };
-    slice.ports.iter().find(same).map(|port| port.port)
+    slice.ports.iter().find(same).map(|port| port.port.unwrap_or(wanted.port))
 }
 
 /// Addresses that would lead traffic to the node itself or to nobody.

@@ -5,7 +5,7 @@ use agent_core::{
     entry::Backend,
     model::{
         Protocol,
-        service::{ServicePort, SliceEndpoint, SlicePort, TrafficPolicy},
+        service::{EndpointSlice, Service, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy},
     },
     oracle::{self, Choice},
     update::{Change, Update},
@@ -116,7 +116,7 @@ fn ports_match_by_name_and_protocol_and_the_slice_gives_the_number() {
     dns.ports =
         vec![port("udp", Protocol::Udp, 53), port("tcp", Protocol::Tcp, 53), port("web", Protocol::Tcp, 80)];
     let mut one = a_slice("default/web-1", "web", 0, vec![ready("10.1.0.1")]);
-    let slice_port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
+    let slice_port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port: Some(port) };
     one.ports = vec![slice_port("udp", Protocol::Udp, 5353), slice_port("web", Protocol::Tcp, 8080)];
     let mut other = a_slice("default/web-2", "web", 0, vec![ready("10.1.0.1")]);
     other.ports = vec![slice_port("web", Protocol::Tcp, 9090), slice_port("tcp", Protocol::Udp, 1)];
@@ -129,6 +129,22 @@ fn ports_match_by_name_and_protocol_and_the_slice_gives_the_number() {
     lab.apply(service(dns));
     assert_eq!(choice_at(&lab, 53, proto::TCP), Choice::NotAService);
     assert_eq!(choice_at(&lab, 53, proto::UDP), one_of(&["10.1.0.1:5353"]));
+}
+
+#[test]
+fn a_slice_port_without_a_number_is_all_ports_so_that_the_services_own_stays() {
+    let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port };
+    let ports = vec![port("web", 80), port("other", 90)];
+    let web = Service { ports, ..a_service("default/web", VIP, 80) };
+    let mut any = a_slice("default/web-1", "web", 0, vec![ready("10.1.0.1")]);
+    any.ports = vec![SlicePort { name: "web".into(), protocol: Protocol::Tcp, port: None }];
+    let mut lab = Lab::with([service(web), slice(any)]);
+    assert_eq!(choice_at(&lab, 80, proto::TCP), one_of(&["10.1.0.1:80"]));
+    assert_eq!(choice_at(&lab, 90, proto::TCP), Choice::Reject, "another name is another port");
+    let v6 = a_slice("default/web-6", "web", 0, vec![ready("fd00::1")]);
+    let all = SlicePort { name: "web".into(), protocol: Protocol::Tcp, port: None };
+    lab.apply(slice(EndpointSlice { ports: vec![all], ..v6 }));
+    assert_eq!(lab.maps.choice(twin(ip(VIP)), 80, proto::TCP), one_of(&["[fd00::1]:80"]));
 }
 
 #[test]

@@ -114,8 +114,8 @@ impl EndpointSlice {
             );
             let number = problems.check(
                 &format!("{at}.port"),
-                wire.port.ok_or_else(|| "is missing".to_owned()).and_then(port),
-                "set the number that the pods listen on, from 1 to 65535",
+                wire.port.map(port).transpose(),
+                "set the number that the pods listen on, from 1 to 65535, or leave it out: then all ports are meant",
             );
             if let (Some(protocol), Some(port)) = (protocol, number) {
                 ports.push(SlicePort { name: wire.name.clone(), protocol, port });
@@ -171,7 +171,8 @@ mod tests {
         let yaml = format!("{{metadata: {{name: web-1, namespace: shop, labels: {labels}}}, {body}}}");
         let outcome = serde_saphyr::from_str::<EndpointSlice>(&yaml).unwrap().convert();
         let text = outcome_text(outcome, |slice| {
-            let ports = slice.ports.iter().map(|p| format!("{}:{}/{}", p.name, p.port, p.protocol));
+            let number = |port: Option<u16>| port.map_or("all".to_owned(), |port| port.to_string());
+            let ports = slice.ports.iter().map(|p| format!("{}:{}/{}", p.name, number(p.port), p.protocol));
             let endpoints = slice.endpoints.iter().map(|e| {
                 let flags = [(e.ready, "r"), (e.serving, "s"), (e.terminating, "t")];
                 let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, flag)| *flag).collect();
@@ -195,6 +196,10 @@ mod tests {
                 "dns:53/UDP fd00::1=st@n1",
             ),
             ("addressType: IPv4, endpoints: null, ports: null", ""),
+            (
+                "addressType: IPv4, ports: [{name: a}, {name: b, port: null, protocol: UDP}]",
+                "a:all/TCP b:all/UDP",
+            ),
             (
                 "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], conditions: {ready: null}}]",
                 "10.0.0.1=rs@?",
@@ -222,8 +227,8 @@ mod tests {
         }
         check(
             LABELS,
-            "addressType: IPv4, ports: [{name: a}, {port: 80}]",
-            ":80/TCP: ports[0].port is missing",
+            "addressType: IPv4, ports: [{name: a, port: 0}, {port: 80}]",
+            ":80/TCP: ports[0].port is 0, which is no port number",
         );
     }
 

@@ -12,6 +12,7 @@ pub mod pod;
 pub mod policy_rule;
 pub mod selector;
 pub mod service;
+mod unsupported;
 
 use std::{
     fmt,
@@ -29,7 +30,7 @@ pub use self::{
     namespace::Namespace,
     network_policy::NetworkPolicy,
     node::Node,
-    outcome::{InvalidObject, Outcome, Problems},
+    outcome::{Concern, InvalidObject, Outcome, Problems},
     pod::Pod,
     service::Service,
 };

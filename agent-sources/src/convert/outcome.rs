@@ -1,12 +1,28 @@
 //! What a conversion gives back: a model, or sentences that name the object, the field and the remedy.
 use super::{Convert, ObjectKey, key_of};
 
+/// What a sentence about an object is about. Each is reported by itself, and goes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Concern {
+    /// A field that makes no sense.
+    Wrong,
+    /// A field that this build does not carry out.
+    Unsupported,
+    /// The same, of what a kube-proxy beside this agent does: who comes from outside the cluster.
+    Outside,
+}
+
+impl Concern {
+    pub const ALL: [Self; 3] = [Self::Wrong, Self::Unsupported, Self::Outside];
+}
+
 /// A part of an object that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {field} {problem}; {remedy}")]
 pub struct InvalidObject {
     /// Kind, namespace and name.
     pub object: ObjectKey,
+    pub concern: Concern,
     /// Path of the field, as `kubectl explain` spells it.
     pub field: String,
     /// What is wrong; continues the field.
@@ -55,8 +71,30 @@ impl Problems {
 
     /// Notes a problem.
     pub fn note(&mut self, field: impl Into<String>, problem: impl Into<String>, remedy: &'static str) {
+        self.push(Concern::Wrong, field, problem, remedy);
+    }
+
+    /// Notes a field that is right, but not carried out.
+    pub fn unsupported(
+        &mut self,
+        concern: Concern,
+        field: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: &'static str,
+    ) {
+        self.push(concern, field, problem, remedy);
+    }
+
+    fn push(
+        &mut self,
+        concern: Concern,
+        field: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: &'static str,
+    ) {
         self.found.push(InvalidObject {
             object: self.object.clone(),
+            concern,
             field: field.into(),
             problem: problem.into(),
             remedy,
@@ -74,10 +112,10 @@ impl Problems {
         Outcome::Usable { model, skipped: self.found }
     }
 
-    /// The model if nothing was noted, else the model as stand-in.
+    /// The model if nothing is wrong, else the model as stand-in.
     #[must_use]
     pub fn stand_in<T>(self, model: T) -> Outcome<T> {
-        if self.found.is_empty() {
+        if self.found.iter().all(|found| found.concern != Concern::Wrong) {
             self.skipped(model)
         } else {
             Outcome::Invalid { stand_in: Some(model), problems: self.found }

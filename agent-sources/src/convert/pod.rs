@@ -7,9 +7,10 @@ use kube::core::ObjectMeta;
 use serde::Deserialize;
 
 use super::{
-    Convert, Outcome, PORT_REMEDY, PROTOCOL_REMEDY, Problems, address,
+    Concern, Convert, Outcome, PORT_REMEDY, PROTOCOL_REMEDY, Problems, address,
     metadata::{self, or_default, resource, slim},
     port, protocol,
+    unsupported::{self, Row},
 };
 
 /// A Pod, on the wire. One that is being deleted is still a pod: its containers may run for a long time yet.
@@ -53,6 +54,8 @@ struct WirePort {
     #[serde(default)]
     protocol: Option<String>,
     container_port: i64,
+    #[serde(default)]
+    host_port: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -72,6 +75,29 @@ struct PodIp {
     ip: Option<String>,
 }
 
+/// What of a pod this build does not carry out.
+const UNSUPPORTED: &[Row<Spec>] = &[Row {
+    field: "spec.containers[].ports[].hostPort",
+    concern: Concern::Unsupported,
+    asked: Spec::host_ports,
+    missing: "nobody listens on these ports of the node",
+    remedy: "use hostNetwork, or the address of the pod, or chain the CNI plugin portmap behind millrace-cni",
+}];
+
+impl Spec {
+    /// The ports of the node that the pod wants to have. On the host's network it has them already.
+    fn host_ports(&self) -> Option<String> {
+        let containers = self.containers.iter().chain(&self.init_containers);
+        let mut wanted: Vec<i64> =
+            containers.flat_map(|it| &it.ports).filter_map(|port| port.host_port).collect();
+        wanted.retain(|port| *port != 0);
+        wanted.sort_unstable();
+        wanted.dedup();
+        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        (!wanted.is_empty() && !self.host_network).then(|| wanted.join(", "))
+    }
+}
+
 resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
 
 impl Convert for Pod {
@@ -80,6 +106,10 @@ impl Convert for Pod {
 
     fn convert(&self) -> Outcome<Self::Model> {
         let mut problems = Problems::of(self);
+        let completed = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if !completed {
+            unsupported::note(UNSUPPORTED, &self.spec, &mut problems);
+        }
         let ports = self.ports(&mut problems);
         let mut ips = Vec::new();
         let listed = self.status.pod_ips.iter().filter_map(|entry| entry.ip.as_deref());
@@ -95,7 +125,7 @@ impl Convert for Pod {
             node_name: self.spec.node_name.clone().filter(|name| !name.is_empty()),
             host_network: self.spec.host_network,
             ips,
-            completed: matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            completed,
             ports,
         })
     }
@@ -216,6 +246,33 @@ spec:
             ("{metadata: {name: p}, status: {phase: Failed}}", true),
         ] {
             assert_eq!(convert(pod).0.completed, completed, "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_the_node_that_a_pod_does_not_get_is_named() {
+        for (pod, expected) in [
+            (
+                "spec: {containers: [{ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 0}]}]}",
+                Some("is 8080: "),
+            ),
+            (
+                "spec: {containers: [{ports: [{containerPort: 80, hostPort: 9}]}, {ports: [{containerPort: 80, hostPort: 8, \
+                 protocol: UDP}]}]}",
+                Some("is 8, 9: "),
+            ),
+            ("spec: {containers: [{ports: [{containerPort: 80}]}]}", None),
+            ("spec: {hostNetwork: true, containers: [{ports: [{containerPort: 80, hostPort: 80}]}]}", None),
+            (
+                "spec: {containers: [{ports: [{containerPort: 80, hostPort: 80}]}]}, status: {phase: Failed}",
+                None,
+            ),
+        ] {
+            let (_, skipped) = convert(&format!("{{metadata: {{name: web, namespace: shop}}, {pod}}}"));
+            assert_eq!(skipped.len(), usize::from(expected.is_some()), "{skipped:?}");
+            if let (Some(expected), Some(sentence)) = (expected, skipped.first()) {
+                assert!(sentence.contains("hostPort") && sentence.contains(expected), "{sentence}");
+            }
         }
     }
 

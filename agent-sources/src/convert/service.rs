@@ -12,9 +12,10 @@ use kube::core::ObjectMeta;
 use serde::Deserialize;
 
 use super::{
-    Convert, Outcome, PORT_REMEDY, PROTOCOL_REMEDY, Problems, address,
+    Concern, Convert, Outcome, PORT_REMEDY, PROTOCOL_REMEDY, Problems, address,
     metadata::{self, or_default, resource, slim},
     port, protocol,
+    unsupported::{self, Row},
 };
 
 /// A Service with this label belongs to another service proxy.
@@ -44,6 +45,16 @@ struct Spec {
     ports: Vec<WirePort>,
     #[serde(default)]
     internal_traffic_policy: Option<String>,
+    #[serde(default)]
+    external_traffic_policy: Option<String>,
+    #[serde(default, rename = "externalIPs", deserialize_with = "or_default")]
+    external_ips: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    load_balancer_source_ranges: Vec<String>,
+    #[serde(default)]
+    session_affinity: Option<String>,
+    #[serde(default)]
+    traffic_distribution: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +65,62 @@ struct WirePort {
     protocol: Option<String>,
     port: i64,
 }
+
+/// What of a Service this build does not carry out. Defaults that every Service has are not here.
+const UNSUPPORTED: &[Row<Spec>] = &[
+    Row {
+        field: "spec.type",
+        concern: Concern::Outside,
+        asked: |spec| spec.r#type.clone().filter(|name| name == "NodePort" || name == "LoadBalancer"),
+        missing: "only its cluster IP is served, no port of a node and no address of a load balancer",
+        remedy: "let clients from outside reach the pods by routes to the pod CIDRs, or a proxy with hostNetwork",
+    },
+    Row {
+        field: "spec.externalIPs",
+        concern: Concern::Outside,
+        asked: |spec| (!spec.external_ips.is_empty()).then(|| "set".to_owned()),
+        missing: "what is sent to these addresses is not translated",
+        remedy: "use the cluster IP",
+    },
+    Row {
+        field: "spec.externalTrafficPolicy",
+        concern: Concern::Outside,
+        asked: |spec| spec.external_traffic_policy.clone().filter(|policy| policy == "Local"),
+        missing: "nothing from outside is served, and its healthCheckNodePort does not answer",
+        remedy: "use the cluster IP",
+    },
+    Row {
+        field: "spec.loadBalancerSourceRanges",
+        concern: Concern::Outside,
+        asked: |spec| (!spec.load_balancer_source_ranges.is_empty()).then(|| "set".to_owned()),
+        missing: "it keeps nobody away",
+        remedy: "say who may reach the pods in a NetworkPolicy",
+    },
+    Row {
+        field: "spec.sessionAffinity",
+        concern: Concern::Unsupported,
+        asked: |spec| spec.session_affinity.clone().filter(|affinity| affinity == "ClientIP"),
+        missing: "each connection of a client chooses its backend by itself",
+        remedy: "keep sessions where every backend finds them, and set None",
+    },
+    Row {
+        field: "spec.trafficDistribution",
+        concern: Concern::Unsupported,
+        asked: |spec| spec.traffic_distribution.clone().filter(|distribution| !distribution.is_empty()),
+        missing: "backends of every zone and node are chosen alike",
+        remedy: "leave it out",
+    },
+    Row {
+        field: "spec.ports[].protocol",
+        concern: Concern::Unsupported,
+        asked: |spec| {
+            let sctp = spec.ports.iter().any(|port| port.protocol.as_deref() == Some("SCTP"));
+            sctp.then(|| "SCTP".to_owned())
+        },
+        missing: "processes of nodes are not translated, and pods only where port and targetPort are the same number",
+        remedy: "give both the same number, and let processes of nodes use the addresses of the pods",
+    },
+];
 
 resource!(Service, "", "v1", "services", NamespaceResourceScope);
 
@@ -70,6 +137,7 @@ impl Convert for Service {
             return Outcome::Irrelevant;
         }
         let mut problems = Problems::of(self);
+        unsupported::note(UNSUPPORTED, &self.spec, &mut problems);
         let cluster_ips = self.spec.cluster_ips(&mut problems);
         let ports = self.spec.ports(&mut problems);
         let internal_traffic_policy = match self.spec.internal_traffic_policy.as_deref() {
@@ -251,12 +319,56 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_carried_out_is_named_and_the_rest_is_used() {
+        for (fields, field, value) in [
+            ("type: NodePort", "spec.type", "NodePort"),
+            ("type: LoadBalancer, allocateLoadBalancerNodePorts: false", "spec.type", "LoadBalancer"),
+            ("externalIPs: [203.0.113.1]", "spec.externalIPs", "set"),
+            ("externalTrafficPolicy: Local", "spec.externalTrafficPolicy", "Local"),
+            ("loadBalancerSourceRanges: [10.0.0.0/8]", "spec.loadBalancerSourceRanges", "set"),
+            ("sessionAffinity: ClientIP", "spec.sessionAffinity", "ClientIP"),
+            ("trafficDistribution: PreferClose", "spec.trafficDistribution", "PreferClose"),
+        ] {
+            let spec = format!("{{clusterIP: 10.96.0.10, ports: [{{port: 80, nodePort: 30080}}], {fields}}}");
+            let Outcome::Usable { skipped, .. } = convert("", &spec) else { panic!("{spec}") };
+            let found: Vec<_> = skipped.iter().map(|found| found.field.as_str()).collect();
+            assert_eq!(found, [field], "{spec}");
+            assert!(skipped[0].problem.starts_with(&format!("is {value}: ")), "{}", skipped[0]);
+            assert!(skipped[0].to_string().starts_with("Service shop/web: spec."), "{}", skipped[0]);
+        }
+        let sctp = "{clusterIP: 10.96.0.10, ports: [{name: a, port: 80}, {name: b, port: 81, protocol: SCTP}, {name: c, \
+                    port: 82, protocol: SCTP}]}";
+        let Outcome::Usable { model, skipped } = convert("", sctp) else { panic!("{sctp}") };
+        assert_eq!((model.ports.len(), skipped.len()), (3, 1), "once for the object: {skipped:?}");
+    }
+
+    #[test]
+    fn what_every_service_has_is_no_problem() {
+        let defaults = "{type: ClusterIP, clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ipFamilies: [IPv4], \
+                        ipFamilyPolicy: SingleStack, internalTrafficPolicy: Cluster, sessionAffinity: None, \
+                        externalIPs: [], externalTrafficPolicy: Cluster, publishNotReadyAddresses: true, \
+                        loadBalancerSourceRanges: null, trafficDistribution: null, \
+                        ports: [{port: 80, targetPort: http, appProtocol: http, protocol: TCP}]}";
+        check(defaults, "[10.96.0.10] :80/TCP");
+        check(
+            &defaults.replace("internalTrafficPolicy: Cluster", "internalTrafficPolicy: Local"),
+            "[10.96.0.10] :80/TCP",
+        );
+    }
+
+    #[test]
+    fn an_error_beside_what_is_not_carried_out_is_still_one() {
+        let spec = "{type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80}, {name: b, port: 0}]}";
+        assert!(matches!(convert("", spec), Outcome::Invalid { stand_in: Some(_), .. }));
+    }
+
+    #[test]
     fn services_that_are_not_ours_are_irrelevant() {
         let ports = "ports: [{port: 80}]";
         for (metadata, spec) in [
             ("", format!("{{clusterIP: None, {ports}}}")),
             ("", "{clusterIP: None}".to_owned()),
-            ("", "{type: ExternalName, externalName: example.org}".to_owned()),
+            ("", "{type: ExternalName, externalName: example.org, sessionAffinity: ClientIP}".to_owned()),
             (
                 ", labels: {service.kubernetes.io/service-proxy-name: ''}",
                 format!("{{clusterIP: 10.96.0.10, {ports}}}"),

@@ -272,7 +272,8 @@ mod tests {
     use super::{Catalog, Taken};
     use crate::{
         manifests::directory::Findings,
-        source::{Batch, OpenProblems, subject_of},
+        open_problems::{Attention, OpenProblems},
+        source::{Batch, subject_of},
     };
 
     /// Takes file contents in: `Some(text)` for what they say, `None` for gone.
@@ -289,10 +290,9 @@ mod tests {
 
     fn sentences(batches: impl IntoIterator<Item = Batch>) -> Vec<String> {
         let mut open = OpenProblems::default();
-        for report in batches.into_iter().flat_map(|batch| batch.reports) {
-            open.record(report);
-        }
-        open.sentences().map(str::to_owned).collect()
+        let reports = batches.into_iter().flat_map(|batch| batch.reports);
+        open.record(reports, |_| Attention::Log, std::time::Instant::now());
+        open.sentences(|_| true)
     }
 
     fn pod(name: &str, labels: &str) -> String {

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::COMPARE_INTERVAL;
-use crate::source::{Event, OpenProblems, SourceConfig, SourceError, run, subject_of};
+use crate::open_problems::{Attention, OpenProblems};
+use crate::source::{Event, SourceConfig, SourceError, run, subject_of};
 
 /// Far above what any change takes, so that only a lost change fails.
 const BOUND: Duration = Duration::from_secs(20);
@@ -52,9 +53,7 @@ impl Source {
     async fn next(&mut self) -> Vec<String> {
         let event =
             timeout(BOUND, self.events.recv()).await.expect("a change arrives").expect("the source runs");
-        for report in event.batch.reports {
-            self.open.record(report);
-        }
+        self.open.record(event.batch.reports.clone(), |_| Attention::Log, Instant::now());
         self.synced |= event.batch.updates.iter().any(|update| matches!(update, Update::Synced(_)));
         event
             .batch
@@ -77,17 +76,17 @@ impl Source {
     }
 
     /// Waits until the open problems are as said.
-    async fn until_problems(&mut self, expected: impl Fn(&[&str]) -> bool) {
+    async fn until_problems(&mut self, expected: impl Fn(&[String]) -> bool) {
         let deadline = Instant::now() + BOUND;
-        while !expected(&self.open.sentences().collect::<Vec<_>>()) {
+        while !expected(&self.open.sentences(|_| true)) {
             assert!(Instant::now() < deadline, "{:?}", self.open);
             let updates = self.next().await;
             assert!(updates.is_empty(), "{updates:?}");
         }
     }
 
-    fn problems(&self) -> Vec<&str> {
-        self.open.sentences().collect()
+    fn problems(&self) -> Vec<String> {
+        self.open.sentences(|_| true)
     }
 
     async fn stop(self) {
@@ -149,7 +148,7 @@ async fn a_file_is_not_read_while_it_is_being_written() {
     // Another change passes while the writer is at it.
     fs::write(dir.path().join("b.yaml"), pod("b")).unwrap();
     assert_eq!(source.until("+Pod default/b").await, ["+Pod default/b"]);
-    assert_eq!(source.open.sentences().count(), 0);
+    assert_eq!(source.open.sentences(|_| true).len(), 0);
     file.write_all(b"od\nmetadata: {name: a2}\n").unwrap();
     drop(file);
     assert_eq!(source.until("+Pod default/a2").await, ["-Pod default/a", "+Pod default/a2"]);
@@ -185,7 +184,7 @@ async fn a_directory_that_is_gone_stays_in_force_and_is_found_again() {
     fs::write(next.join("a.yaml"), pod("a2")).unwrap();
     fs::rename(next, &dir).unwrap();
     assert_eq!(source.until("+Pod default/a2").await, ["-Pod default/a", "+Pod default/a2"]);
-    assert_eq!(source.open.sentences().count(), 0);
+    assert_eq!(source.open.sentences(|_| true).len(), 0);
     // Ten changes in a row take ten comparisons when the new directory is not watched.
     let begin = Instant::now();
     for round in 0..10 {
@@ -252,7 +251,7 @@ async fn what_a_file_said_before_is_in_force_when_it_is_broken_at_the_start() {
             let (source, first) = Source::start_again(dir.path(), copies_of(&state)).await;
             assert_eq!(first, ["+Pod default/a", "+Namespace default"]);
             let problems = source.problems();
-            assert!(matches!(problems[..], [one] if one.starts_with("manifest a.yaml")), "{problems:?}");
+            assert!(matches!(&problems[..], [one] if one.starts_with("manifest a.yaml")), "{problems:?}");
             assert!(problems[0].ends_with("what the file said before stays in force"), "{problems:?}");
             source.stop().await;
         }
@@ -298,7 +297,10 @@ async fn a_file_that_is_broken_at_the_start_without_a_copy_is_ignored_and_the_ot
     let (source, first) = Source::start(dir.path()).await;
     assert_eq!(first, ["+Pod default/b", "+Namespace default"]);
     let problems = source.problems();
-    assert!(matches!(problems[..], [one] if one.ends_with("until then the file is ignored")), "{problems:?}");
+    assert!(
+        matches!(&problems[..], [one] if one.ends_with("until then the file is ignored")),
+        "{problems:?}"
+    );
     source.stop().await;
 }
 
@@ -316,7 +318,7 @@ async fn a_damaged_copy_is_ignored_reported_and_written_anew() {
     assert!(first.is_empty(), "{first:?}");
     let problems = source.problems();
     assert!(
-        matches!(problems[..], [broken, copy] if broken.ends_with("until then the file is ignored")
+        matches!(&problems[..], [broken, copy] if broken.ends_with("until then the file is ignored")
             && copy.contains("the copy of what it said before cannot be used (its length or its checksum is wrong)")),
         "{problems:?}"
     );

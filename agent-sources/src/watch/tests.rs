@@ -4,7 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,7 +14,8 @@ use tokio::{
     time::timeout,
 };
 
-use crate::source::{Event, OpenProblems, SourceConfig, run, subject_of};
+use crate::open_problems::{Attention, OpenProblems};
+use crate::source::{Event, SourceConfig, run, subject_of};
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -132,7 +133,7 @@ async fn until(
     while !expected.iter().all(|&text| collected.iter().any(|found| found == text)) {
         let event = timeout(BOUND, events.recv()).await.unwrap_or_else(|_| panic!("{collected:?}")).unwrap();
         collected.extend(event.batch.updates.iter().map(subject_of));
-        event.batch.reports.into_iter().for_each(|report| open.record(report));
+        open.record(event.batch.reports, |_| Attention::Log, Instant::now());
     }
     collected
 }
@@ -174,7 +175,7 @@ async fn lists_and_watches_become_differences_across_a_lost_position() {
     let mut sorted = expected.clone();
     sorted.sort_unstable();
     assert_eq!(collected, sorted, "each difference once");
-    assert_eq!(open.sentences().count(), 0, "a lost position is no problem");
+    assert_eq!(open.sentences(|_| true).len(), 0, "a lost position is no problem");
     let lists = server.requests(NAMESPACES).into_iter().filter(|request| !request.contains("watch=true"));
     assert_eq!(lists.count(), 3);
 }
@@ -212,12 +213,12 @@ async fn a_server_that_is_away_is_reported_with_its_remedy() {
     let (sender, mut events) = mpsc::channel(16);
     tokio::spawn(async move { run(&config, sender).await });
     let mut open = OpenProblems::default();
-    while open.sentences().count() < 6 {
+    while open.sentences(|_| true).len() < 6 {
         let event = timeout(BOUND, events.recv()).await.unwrap().unwrap();
         assert!(event.batch.updates.is_empty());
-        event.batch.reports.into_iter().for_each(|report| open.record(report));
+        open.record(event.batch.reports, |_| Attention::Log, Instant::now());
     }
-    for sentence in open.sentences() {
+    for sentence in open.sentences(|_| true) {
         assert!(
             sentence.contains("cannot be reached (Connection refused") && sentence.contains("check that"),
             "{sentence}"

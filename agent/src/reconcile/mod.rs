@@ -26,12 +26,12 @@ use agent_core::{
         node::{Node, Services},
     },
     plan,
-    problem::ProblemLog,
+    problem::{ProblemLog, told_together},
     render::{self, NodeConfig},
     state::{Changed, ClusterState},
     update::{Change, Update},
 };
-use agent_sources::source::{Event, OpenProblems};
+use agent_sources::{open_problems::OpenProblems, source::Event};
 
 use self::{
     attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, guard::HookGuard, inbox::Input,
@@ -182,9 +182,10 @@ impl Reconciler {
         for update in event.batch.updates {
             self.update(update);
         }
-        for report in event.batch.reports {
-            self.objects.record(report);
-        }
+        let services = self.dataplane.services();
+        let attention = |subject: &_| status::attention(subject, &self.state, &self.node.node_name, services);
+        let lines = self.objects.record(event.batch.reports, attention, Instant::now());
+        lines.log();
         if self.state.revision() != revision {
             self.unprogrammed.push(event.seen);
         }
@@ -295,8 +296,9 @@ impl Reconciler {
         let _span = tracing::info_span!("revision", number = self.state.revision()).entered();
         let desired = render::render(&self.state, &self.node, changed);
         let plan = plan::plan(&desired, self.dataplane.observed());
-        for problem in self.conflicts.record(&desired, &plan) {
-            tracing::warn!("{problem}");
+        let new = self.conflicts.record(&desired, &plan).into_iter();
+        for sentence in told_together(new.map(|problem| (problem.object, problem.text))) {
+            tracing::warn!("{sentence}");
         }
         self.catalog.changed(&self.state, &self.problems);
         let unplaced = plan.unplaced.clone();

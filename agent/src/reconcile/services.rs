@@ -7,6 +7,7 @@ use std::{
 };
 
 use agent_core::model::node::Services;
+use agent_sources::source::Subject;
 
 use super::Reconciler;
 use crate::{config::Config, telemetry::chain};
@@ -43,6 +44,10 @@ impl Reconciler {
         }) {
             Ok(()) => {
                 tracing::info!("services are translated by {wanted} from now on");
+                if wanted == Services::Millrace {
+                    let outside = self.objects.sentences(|subject| matches!(subject, Subject::Outside(_)));
+                    outside.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+                }
                 self.services_retry.succeeded();
                 self.problems.resolve(SUBJECT);
             }

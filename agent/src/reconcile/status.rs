@@ -1,12 +1,14 @@
 //! What the agent tells about itself.
 use agent_api::Status;
+use agent_core::{model::node::Services, problem::told_together, state::ClusterState, update::Kind};
+use agent_sources::{convert::ObjectKey, open_problems::Attention, source::Subject};
 
 use super::Reconciler;
 
 impl Reconciler {
     pub(super) fn status(&self) -> Status {
-        let objects = self.objects.sentences().map(str::to_owned);
-        let conflicts = self.conflicts.iter().map(ToString::to_string);
+        let objects = self.objects.sentences(|subject| self.is_shown(subject));
+        let conflicts = self.conflicts.iter().map(|problem| (problem.object.clone(), problem.text.clone()));
         Status {
             node_name: self.node.node_name.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -22,8 +24,38 @@ impl Reconciler {
             services: self.state.services().len() as u64,
             policies: self.state.policies().len() as u64,
             programming_us: self.report.programming_us(),
-            problems: self.problems.sentences().into_iter().chain(objects).chain(conflicts).collect(),
+            problems: self
+                .problems
+                .sentences()
+                .into_iter()
+                .chain(objects)
+                .chain(told_together(conflicts))
+                .collect(),
             programs: self.dataplane.programs(),
         }
+    }
+
+    /// Whether a problem is one at this moment: beside a kube-proxy, who comes from outside is its business.
+    fn is_shown(&self, subject: &Subject) -> bool {
+        !matches!(subject, Subject::Outside(_)) || self.dataplane.services() == Services::Millrace
+    }
+}
+
+/// Whom a problem concerns. What of a pod is not carried out is so on the pod's own node; beside a kube-proxy, who comes
+/// from outside is its business.
+pub(super) fn attention(
+    subject: &Subject,
+    state: &ClusterState,
+    node_name: &str,
+    services: Services,
+) -> Attention {
+    if let Subject::Unsupported(ObjectKey { kind: Kind::Pod, name }) = subject
+        && state.pod(name).is_none_or(|pod| pod.node_name.as_deref() != Some(node_name))
+    {
+        Attention::None
+    } else if matches!(subject, Subject::Outside(_)) && services != Services::Millrace {
+        Attention::Keep
+    } else {
+        Attention::Log
     }
 }

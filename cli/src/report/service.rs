@@ -1,6 +1,7 @@
 //! `millrace service list`.
 use std::net::SocketAddr;
 
+use dataplane_common::net::proto;
 use serde::Serialize;
 
 use super::Report;
@@ -9,6 +10,10 @@ use crate::{
     node::{Proto, service::Frontend},
     table::{Table, joined},
 };
+
+/// What a frontend of this protocol does not do.
+const SCTP: &str =
+    "SCTP is translated in the packets of pods only, and only where port and targetPort are the same number.";
 
 #[derive(Debug, Serialize)]
 pub(crate) struct ServiceRow {
@@ -71,14 +76,17 @@ impl Report for ServiceList {
             };
             table.row([service, format!("{}/{}", row.frontend, row.protocol), backends]);
         }
-        table.text("no services")
+        let text = table.text("no services");
+        if self.0.iter().any(|row| row.protocol == Proto(proto::SCTP)) {
+            format!("{text}\n{SCTP}\n")
+        } else {
+            text
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dataplane_common::net::proto;
-
     use super::*;
 
     fn frontend(service_id: u32, addr: &str, drops_when_empty: bool, backends: &[&str]) -> Frontend {
@@ -117,6 +125,14 @@ shop/web:http  10.96.0.1:80/tcp     10.1.0.9:8080 (shop/web-0), 10.1.1.4:8080
 shop/web:http  [fd00:96::1]:80/tcp  [fd00::9]:8080
 "
         );
+    }
+
+    #[test]
+    fn a_list_with_sctp_says_how_far_it_goes() {
+        let sctp = Frontend { proto: Proto(proto::SCTP), ..frontend(1, "10.96.0.1:80", false, &[]) };
+        let text = ServiceList::new(vec![sctp], &Names::default()).text();
+        assert!(text.ends_with(&format!("\n\n{SCTP}\n")), "{text}");
+        assert!(!list().text().contains("SCTP"));
     }
 
     #[test]

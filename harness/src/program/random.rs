@@ -187,9 +187,9 @@ impl Generator<'_> {
     fn slice(&mut self, n: u8, family: Family) -> Update {
         // The checksum of SCTP covers its ports, which are therefore never rewritten.
         let ports = [
-            ("one", Protocol::Tcp, self.one_of(&PORTS)),
-            ("two", Protocol::Udp, self.one_of(&PORTS)),
-            ("three", Protocol::Sctp, 443),
+            ("one", Protocol::Tcp, self.chance(85).then(|| self.one_of(&PORTS))),
+            ("two", Protocol::Udp, self.chance(85).then(|| self.one_of(&PORTS))),
+            ("three", Protocol::Sctp, Some(443)),
         ];
         let endpoints = self.some(4, |this| {
             let pod = this.rng.random_range(0..2 * LOCAL_PODS);

@@ -13,6 +13,7 @@
 //! Everything is named after the run and removed when the topology is dropped, also while a test panics.
 mod agent;
 mod cni;
+mod command_line;
 mod fabric;
 mod inspect;
 mod node;
@@ -30,6 +31,7 @@ use self::fabric::Fabric;
 pub use self::{
     agent::{AgentOptions, Ended},
     cni::{CniCall, CniError, CniResult},
+    command_line::Shown,
     fabric::{CLIENT_V4, CLIENT_V6},
     inspect::Maps,
     node::Node,

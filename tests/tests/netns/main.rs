@@ -21,6 +21,7 @@ mod policy;
 mod policy_table;
 mod restart;
 mod revocation;
+mod said;
 mod second_interface;
 mod sockets;
 mod spoofing;

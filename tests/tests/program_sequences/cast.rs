@@ -158,8 +158,8 @@ pub(crate) fn slices(n: u8, pods: u8) -> [Update; 2] {
             service: service_name(n).name,
             family,
             ports: vec![
-                SlicePort { name: "one".to_owned(), protocol: Protocol::Tcp, port: TCP_PORTS.1 },
-                SlicePort { name: "two".to_owned(), protocol: Protocol::Udp, port: UDP_PORTS.1 },
+                SlicePort { name: "one".to_owned(), protocol: Protocol::Tcp, port: Some(TCP_PORTS.1) },
+                SlicePort { name: "two".to_owned(), protocol: Protocol::Udp, port: Some(UDP_PORTS.1) },
             ],
             endpoints: endpoints.collect(),
         }))

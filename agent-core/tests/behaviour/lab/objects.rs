@@ -183,7 +183,7 @@ pub(crate) fn a_slice(slice: &str, service: &str, port: u16, endpoints: Vec<Slic
         name: name(slice),
         service: service.into(),
         family,
-        ports: vec![SlicePort { name: String::new(), protocol: Protocol::Tcp, port }],
+        ports: vec![SlicePort { name: String::new(), protocol: Protocol::Tcp, port: Some(port) }],
         endpoints,
     }
 }

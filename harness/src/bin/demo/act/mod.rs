@@ -4,11 +4,10 @@ pub(crate) mod readiness;
 pub(crate) mod restart;
 pub(crate) mod service;
 
-use std::{collections::BTreeMap, net::SocketAddr, process::Command, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use harness::{
-    machine::binaries::binary,
     probe::{
         client::Probe,
         wire::{Outcome, Target, Transport},
@@ -92,17 +91,10 @@ fn millrace(show: &Show, node: &Node, arguments: &[&str], paragraphs: usize) -> 
 
 /// What the command line prints on a node.
 fn output(node: &Node, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(binary("millrace")?)
-        .arg("--bpffs")
-        .arg(node.bpffs())
-        .arg("--runtime-dir")
-        .arg(node.runtime_dir())
-        .args(arguments)
-        .output()
-        .context("run millrace")?;
+    let shown = node.millrace(arguments)?;
     // 3 is `why` saying no.
-    if !matches!(output.status.code(), Some(0 | 3)) {
-        bail!("millrace {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    if !matches!(shown.code, Some(0 | 3)) {
+        bail!("millrace {}: {}", arguments.join(" "), shown.errors);
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(shown.text)
 }
