@@ -51,6 +51,8 @@ pub enum Request {
     Status,
     /// Whether the node can be used. The reconcile loop answers, so an answer shows that it makes progress.
     Health,
+    /// Bring the names on disk up to date. Answered when they are, and the maps hold what the agent has seen.
+    Names,
 }
 
 /// What CNI identifies an attachment by.
@@ -87,6 +89,7 @@ pub enum Reply {
     Detached,
     Status(Box<Status>),
     Health(Health),
+    Named,
     Error(Error),
 }
 

@@ -34,6 +34,9 @@ pub struct Catalog {
     /// Every NetworkPolicy, whether it selects a pod of this node or not.
     pub policies: Vec<PolicyInfo>,
     pub sets: BTreeMap<SetId, SetInfo>,
+    /// Sets that no pod has any more. Added by the agent, which remembers them.
+    #[serde(default)]
+    pub former_sets: BTreeMap<SetId, FormerSet>,
     pub rules: BTreeMap<RuleId, RuleInfo>,
     pub classes: BTreeMap<ClassId, ClassInfo>,
     /// The peers in use, in words.
@@ -66,6 +69,15 @@ pub struct SetInfo {
     pub rules: Vec<RuleId>,
     /// What port names stand for in the pods of the set: ingress only.
     pub ports: Vec<NamedPort>,
+}
+
+/// A policy set that there was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerSet {
+    /// The policies that isolated.
+    pub policies: Vec<ObjectName>,
+    /// Seconds since the epoch.
+    pub until: u64,
 }
 
 /// A rule of a policy.

@@ -177,12 +177,24 @@ fn node_name(name: &str) -> Result<String, &'static str> {
 }
 
 /// Checked here, so that an agent that cannot run touches nothing.
-fn directory(path: &str) -> Result<PathBuf, io::Error> {
-    fs::read_dir(path).map(|_| PathBuf::from(path))
+fn directory(path: &str) -> Result<PathBuf, String> {
+    let remedy = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such directory; create it, or name the one that holds the manifests".to_owned()
+        }
+        io::ErrorKind::NotADirectory => {
+            "it is no directory; name the directory that holds the manifests".to_owned()
+        }
+        _ => format!("it cannot be read ({error}); make it readable for this agent, or name another"),
+    };
+    fs::read_dir(path).map(|_| PathBuf::from(path)).map_err(remedy)
 }
 
-fn readable_file(path: &str) -> Result<PathBuf, io::Error> {
-    fs::read(path).map(|_| PathBuf::from(path))
+fn readable_file(path: &str) -> Result<PathBuf, String> {
+    let remedy = |error: io::Error| {
+        format!("it cannot be read ({error}); name a kubeconfig file that this agent may read")
+    };
+    fs::read(path).map(|_| PathBuf::from(path)).map_err(remedy)
 }
 
 fn api_server(url: &str) -> Result<ApiServer, &'static str> {
@@ -233,10 +245,15 @@ mod tests {
 
     #[test]
     fn a_source_that_cannot_be_read_is_refused_and_named() {
-        for arguments in [["--manifests", "/proc/self/stat"], ["--kubeconfig", "/nonexistent"]] {
+        for (arguments, remedy) in [
+            (["--manifests", "/proc/self/stat"], "name the directory that holds the manifests"),
+            (["--manifests", "/nonexistent"], "create it, or name the one that holds the manifests"),
+            (["--kubeconfig", "/nonexistent"], "name a kubeconfig file that this agent may read"),
+        ] {
             let error = parse(&arguments).map(|_| ()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ValueValidation);
             assert!(error.to_string().contains(arguments[1]), "{error}");
+            assert!(error.to_string().contains(remedy), "{error}");
         }
     }
 

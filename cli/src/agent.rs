@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use agent_api::{API_VERSION, Envelope, MAX_MESSAGE, Reply, Request, SOCKET_NAME, Status};
+use agent_api::{
+    API_VERSION, Envelope, MAX_MESSAGE, Reply, Request, SOCKET_NAME, Status,
+    client::{CallError, call},
+};
 use serde::Serialize;
 
 /// How long the agent has for its answer.
@@ -33,7 +36,7 @@ pub(crate) fn ask(runtime_dir: &Path) -> Agent {
         Ok(line) => match serde_json::from_str(&line) {
             Ok(Reply::Status(status)) => Agent::Running(status),
             Ok(Reply::Error(error)) => unclear(error.message),
-            Ok(Reply::Reserved(_) | Reply::Attached | Reply::Detached | Reply::Health(_)) => {
+            Ok(Reply::Reserved(_) | Reply::Attached | Reply::Detached | Reply::Health(_) | Reply::Named) => {
                 unclear("the answer is no status".to_owned())
             }
             Err(error) => {
@@ -45,6 +48,16 @@ pub(crate) fn ask(runtime_dir: &Path) -> Agent {
             unclear(format!("no answer within {} s", PATIENCE.as_secs()))
         }
         Err(error) => unclear(error.to_string()),
+    }
+}
+
+/// Has the agent write its names as they are now. Why they may be older, if they may.
+pub(crate) fn refresh_names(runtime_dir: &Path) -> Option<String> {
+    let path = runtime_dir.join(SOCKET_NAME);
+    match call(&path, Request::Names, PATIENCE) {
+        // Of an agent that is gone they are those of its last moment.
+        Ok(_) | Err(CallError::Unreachable { .. }) => None,
+        Err(error) => Some(format!("names may be a moment old: {error}")),
     }
 }
 

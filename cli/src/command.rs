@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<(String, ExitCode)> {
 /// The maps and their names; missing names are a warning.
 fn open(args: &Args) -> Result<(Node, Names)> {
     let node = Node::open(args.bpffs.clone())?;
-    let names = Names::read(&args.runtime_dir);
+    let names = Names::of_now(&args.runtime_dir);
     if let Some(warning) = &names.warning {
         eprintln!("millrace: {warning}");
     }

@@ -1,5 +1,11 @@
 //! Names for the numbers in the maps, from the catalog that the agent writes.
-use std::{collections::BTreeSet, fmt, fs, io, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt, fs, io,
+    net::IpAddr,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use agent_core::{
     catalog::{Catalog, FILE_NAME, RuleInfo, ServiceInfo},
@@ -10,6 +16,8 @@ use agent_core::{
 use dataplane_common::policy::{Direction, SET_DENY_ALL};
 use serde::Serialize;
 
+use crate::{agent, clock::spoken};
+
 /// Who keeps a pod from talking freely in one direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "isolation", rename_all = "kebab-case")]
@@ -17,6 +25,11 @@ pub(crate) enum Isolation {
     None,
     By {
         policies: Vec<String>,
+    },
+    /// By policies that isolate nobody any more, at least not as they did.
+    Formerly {
+        policies: Vec<String>,
+        seconds_ago: u64,
     },
     /// Isolated, by policies that the catalog does not name.
     BySet {
@@ -31,6 +44,10 @@ impl fmt::Display for Isolation {
         match self {
             Self::None => f.write_str("-"),
             Self::By { policies } => f.write_str(&policies.join(", ")),
+            Self::Formerly { policies, seconds_ago } => {
+                let ago = spoken(Duration::from_secs(*seconds_ago));
+                write!(f, "{}, as it was until {ago} ago", policies.join(", "))
+            }
             Self::BySet { set_id } => write!(f, "set {set_id:08x}"),
             Self::FailedClosed => {
                 f.write_str("everything: its pod is not known, or its policies could not be written")
@@ -45,15 +62,25 @@ pub(crate) struct Names {
     /// Why names are missing.
     pub(crate) warning: Option<String>,
     pub(crate) catalog: Catalog,
+    /// When they were read, in seconds since the epoch.
+    read_at: u64,
 }
 
 impl Names {
+    /// Asks the agent to bring its catalog up to date, and reads it. A dead agent has nothing to add.
+    pub(crate) fn of_now(runtime_dir: &Path) -> Self {
+        let stale = agent::refresh_names(runtime_dir);
+        let names = Self::read(runtime_dir);
+        Self { warning: names.warning.or(stale), ..names }
+    }
+
     /// Reads the agent's catalog. Without it there are no names, which is a warning, no error.
     pub(crate) fn read(runtime_dir: &Path) -> Self {
         let path = runtime_dir.join(FILE_NAME);
+        let read_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let warning = match fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(catalog) => return Self { warning: None, catalog },
+                Ok(catalog) => return Self { warning: None, catalog, read_at },
                 Err(error) => format!("{error}; the agent writes it anew with its next change"),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -63,7 +90,7 @@ impl Names {
         };
         let warning =
             format!("numbers stand for names, for the catalog {} cannot be used: {warning}", path.display());
-        Self { warning: Some(warning), catalog: Catalog::default() }
+        Self { warning: Some(warning), catalog: Catalog::default(), read_at }
     }
 
     /// The pod that has an address.
@@ -107,7 +134,13 @@ impl Names {
             (_, Some(info)) => {
                 Isolation::By { policies: info.policies.iter().map(ToString::to_string).collect() }
             }
-            (set_id, None) => Isolation::BySet { set_id },
+            (set_id, None) => match self.catalog.former_sets.get(&SetId(set_id)) {
+                Some(former) => Isolation::Formerly {
+                    policies: former.policies.iter().map(ToString::to_string).collect(),
+                    seconds_ago: self.read_at.saturating_sub(former.until),
+                },
+                None => Isolation::BySet { set_id },
+            },
         }
     }
 
@@ -174,6 +207,15 @@ impl Names {
         let policies = policies.iter().map(|&policy| ObjectName::new("shop", policy)).collect();
         let info = agent_core::catalog::SetInfo { direction, policies, rules: Vec::new(), ports: Vec::new() };
         self.catalog.sets.insert(SetId(id), info);
+        self
+    }
+
+    /// A set of a policy of the namespace `shop` that went so long before the names were read.
+    pub(crate) fn with_former_set(mut self, id: u32, policy: &str, seconds_ago: u64) -> Self {
+        self.read_at = 1_000_000;
+        let policies = vec![ObjectName::new("shop", policy)];
+        let until = self.read_at - seconds_ago;
+        self.catalog.former_sets.insert(SetId(id), agent_core::catalog::FormerSet { policies, until });
         self
     }
 

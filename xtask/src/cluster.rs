@@ -36,6 +36,10 @@ pub(crate) fn cluster(options: &Options) -> Result<()> {
     let program = workspace::target().join("debug/cluster");
     match words[..] {
         ["build"] => return build(),
+        // Who asks what there is does not want to wait for all of it to be built.
+        ["help" | "--help" | "-h", ..] => {
+            command::run(command::cargo("build").args(["--quiet", "-p", "harness", "--bin", "cluster"]))?;
+        }
         // A bad option shall not wait for a build, but a good one may need it.
         _ if words.contains(&"up") || !program.exists() => build()?,
         _ => {}

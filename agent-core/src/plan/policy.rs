@@ -189,7 +189,7 @@ fn plan_cidrs(wanted: &BTreeMap<IpNetwork, ClassId>, family: Family, observed: &
     let new = upserts.iter().filter(|(prefix, _)| !observed.cidrs.contains_key(prefix)).count();
     if observed.len(map) + new > map.spec().max_entries as usize {
         draft.unplaced.cidrs = true;
-        let object = format!("ipBlocks of family {family:?}");
+        let object = format!("ipBlocks of {family}");
         draft.overflow(map, Scope::Cidrs(family), object, "changed, and the change is not in force");
         return;
     }

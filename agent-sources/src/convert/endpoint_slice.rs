@@ -15,7 +15,6 @@ use super::{
     Convert, Outcome, PROTOCOL_REMEDY, Problems, address,
     metadata::{self, or_default, resource, slim},
     port, protocol,
-    service::family_name,
 };
 
 /// Names the Service that the slice belongs to.
@@ -152,7 +151,7 @@ fn backend(ip: IpAddr, family: Family) -> Result<IpAddr, String> {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     if Family::of(ip) != family {
-        Err(format!("is {ip}, which is not {}", family_name(family)))
+        Err(format!("is {ip}, which is not {family}"))
     } else if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local {
         Err(format!("is {ip}, a loopback, link-local, multicast or unspecified address"))
     } else {

@@ -184,7 +184,7 @@ impl Spec {
             };
             let family = Family::of(ip);
             match self.ip_families.get(index) {
-                Some(name) if name != family_name(family) => {
+                Some(name) if *name != family.to_string() => {
                     let problem = format!("is {text:?}, but spec.ipFamilies[{index}] is {name:?}");
                     problems.note(field, problem, "list clusterIPs and ipFamilies in the same order");
                 }
@@ -235,14 +235,6 @@ impl Spec {
             }
         }
         ports
-    }
-}
-
-/// A family as Services and EndpointSlices spell it.
-pub(super) fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
     }
 }
 

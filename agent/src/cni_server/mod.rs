@@ -68,6 +68,9 @@ pub enum CniEvent {
     Status { reply: oneshot::Sender<Status> },
     /// Somebody asks whether the node can be used.
     Health { reply: oneshot::Sender<Health> },
+    /// Somebody wants to know what is in force. Answered when the maps hold what was seen before, as far as they can, and
+    /// the names on disk are those of this moment: with what the maps do not hold, a sentence each.
+    Settle { reply: oneshot::Sender<Vec<String>> },
 }
 
 /// Why the server cannot start.

@@ -63,6 +63,7 @@ impl Shared {
             }
             Request::Status => self.status().await.map(|status| Reply::Status(Box::new(status))),
             Request::Health => self.health().await.map(Reply::Health),
+            Request::Names => self.settle().await.map(|_| Reply::Named),
         }
     }
 
@@ -196,6 +197,15 @@ impl Shared {
                 "the reconcile loop does not answer within {} s",
                 HEALTH_DEADLINE.as_secs()
             ))),
+        }
+    }
+
+    /// Waits until the maps hold what was seen, and the names are on disk. Returns what the maps do not hold.
+    async fn settle(&self) -> Result<Vec<String>, Error> {
+        let (reply, answer) = oneshot::channel();
+        match timeout(HEALTH_DEADLINE, self.ask(CniEvent::Settle { reply }, answer)).await {
+            Ok(missing) => missing,
+            Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
         }
     }
 

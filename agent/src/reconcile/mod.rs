@@ -4,6 +4,7 @@
 mod attachments;
 mod catalog;
 mod departed;
+mod former;
 mod guard;
 mod inbox;
 mod links;
@@ -32,6 +33,7 @@ use agent_core::{
     update::{Change, Update},
 };
 use agent_sources::{open_problems::OpenProblems, source::Event};
+use tokio::sync::oneshot;
 
 use self::{
     attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, guard::HookGuard, inbox::Input,
@@ -66,6 +68,8 @@ pub(crate) struct Reconciler {
     network: Network,
     attachments: Attachments,
     guard: HookGuard,
+    /// Who wants to know what is in force.
+    askers: Vec<oneshot::Sender<Vec<String>>>,
     /// When an interface is to get its links.
     links_due: Option<Instant>,
     catalog: CatalogFile,
@@ -109,6 +113,7 @@ impl Reconciler {
             netlink,
             attachments: Attachments::default(),
             guard: HookGuard::new(Instant::now()),
+            askers: Vec::new(),
             links_due: None,
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
             departed: DepartedFile::new(&config.state_dir),
@@ -174,6 +179,7 @@ impl Reconciler {
             self.link_when_quiet();
             self.guard_when_due(Instant::now());
             self.keep_cni_conf(Instant::now());
+            self.answer_askers();
         }
     }
 
@@ -217,6 +223,8 @@ impl Reconciler {
                 // Who asked may be gone.
                 let _unheard = reply.send(self.status());
             }
+            // Answered when this wave is in the maps.
+            CniEvent::Settle { reply } => self.askers.push(reply),
             CniEvent::Health { reply } => {
                 // A hook that lost its program is no reason to call the node ready until the next look.
                 self.guard_hooks(Instant::now());
@@ -252,8 +260,7 @@ impl Reconciler {
         self.routes_due = true;
         self.network.attach(&mut self.dataplane);
         if self.node != before {
-            let NodeConfig { uplink_v4, uplink_v6, .. } = self.node;
-            tracing::info!("uplinks: IPv4 {uplink_v4:?}, IPv6 {uplink_v6:?}");
+            tracing::info!("{}", self.network.uplinks_in_words(&self.node));
             self.pending.extend(self.every_route());
         }
     }
@@ -287,7 +294,7 @@ impl Reconciler {
             self.note_latencies();
         }
         self.release_slots(now);
-        self.catalog.write_if_due(&self.state, now, &self.problems);
+        self.catalog.write_if_due(&self.state, now, !self.askers.is_empty(), &self.problems);
         self.attachments.settle(&self.state, &mut self.dataplane, &self.problems);
     }
 
@@ -300,7 +307,7 @@ impl Reconciler {
         for sentence in told_together(new.map(|problem| (problem.object, problem.text))) {
             tracing::warn!("{sentence}");
         }
-        self.catalog.changed(&self.state, &self.problems);
+        self.catalog.changed(&self.state, &desired, &self.problems);
         let unplaced = plan.unplaced.clone();
         let (writes, deletes) = (plan.upserts(), plan.deletes());
         let start = Instant::now();

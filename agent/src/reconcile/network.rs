@@ -105,6 +105,18 @@ impl Network {
         Ok(mtu)
     }
 
+    /// Which uplink each family has, as people name it.
+    pub(super) fn uplinks_in_words(&self, node: &NodeConfig) -> String {
+        let words = [(Family::V4, node.uplink_v4), (Family::V6, node.uplink_v6)].map(|(family, index)| {
+            let link = self.uplinks.iter().find(|link| Some(link.index) == index);
+            link.map_or_else(
+                || format!("no {family} uplink"),
+                |link| format!("{family} uplink {}", link.name),
+            )
+        });
+        words.join(", ")
+    }
+
     /// Puts the program of uplinks where it belongs.
     pub(super) fn attach(&mut self, dataplane: &mut Dataplane) {
         let (ethernet, others): (Vec<&Link>, Vec<&Link>) =
@@ -139,11 +151,11 @@ impl Network {
     }
 
     fn forward(&self, family: Family, uplink: Option<&Link>) {
-        let subject = format!("forwarding of {family:?}");
+        let subject = format!("forwarding of {family}");
         match self.sysctls.ensure_forwarding(family, uplink.map(|link| link.name.as_str())) {
             Ok(changed) => {
                 if changed {
-                    tracing::info!("switched on forwarding of {family:?}");
+                    tracing::info!("switched on forwarding of {family}");
                 }
                 self.problems.resolve(&subject);
             }

@@ -42,7 +42,7 @@ impl Reconciler {
 
     /// Why a pod that comes now would be refused. What hinders one pod or a later one does not belong here: the runtime
     /// asks this, and a node on which it fails loses all of its pods.
-    fn refusing(&self) -> Vec<String> {
+    pub(super) fn refusing(&self) -> Vec<String> {
         if !self.state.is_synced() {
             let kinds: Vec<String> = self.state.waiting_for().map(|kind| format!("{kind:?}")).collect();
             return vec![format!("the first list of {} has not come ({})", kinds.join(", "), self.source)];

@@ -35,6 +35,38 @@ impl Reconciler {
         }
     }
 
+    /// Tells those who asked what of the cluster is not in force. Comes after the maps were written.
+    pub(super) fn answer_askers(&mut self) {
+        if self.askers.is_empty() {
+            return;
+        }
+        let missing = self.unapplied();
+        for asker in self.askers.drain(..) {
+            // Who asked may be gone.
+            let _unheard = asker.send(missing.clone());
+        }
+    }
+
+    /// What was seen of the cluster and is not in the maps, a sentence each.
+    fn unapplied(&self) -> Vec<String> {
+        if !self.state.is_synced() {
+            return self.refusing();
+        }
+        let mut missing = Vec::new();
+        if !self.uplinks_chosen {
+            missing.push(
+                "the interfaces towards the other nodes are not known yet: see `millrace status`".to_owned(),
+            );
+        }
+        if !self.pending.is_empty() || !self.failed.is_empty() {
+            missing.push(
+                "not everything could be written to the maps, which is tried again: see `millrace status`"
+                    .to_owned(),
+            );
+        }
+        missing
+    }
+
     /// Whether a problem is one at this moment: beside a kube-proxy, who comes from outside is its business.
     fn is_shown(&self, subject: &Subject) -> bool {
         !matches!(subject, Subject::Outside(_)) || self.dataplane.services() == Services::Millrace

@@ -160,6 +160,7 @@ mod tests {
             Direction::Ingress,
             &["db-access"],
         );
+        let names = names.with_former_set(3, "deny-all", 75);
         let drops = [
             drops(Hook::ToPod, Reason::Known(DropReason::PolicyIngress), 40_000),
             drops(Hook::FromPod, Reason::Known(DropReason::PolicyIngress), 7),
@@ -168,6 +169,7 @@ mod tests {
         let flows = [
             denied("10.1.0.7", Direction::Ingress, 1, 9_750),
             denied("fd00::7", Direction::Egress, 2, 2_500),
+            denied("10.1.0.8", Direction::Ingress, 3, 2_500),
         ];
         let report = DropReport::new(&drops, &flows, &names, Some(Clock::at(10_000)));
         assert_eq!(
@@ -191,6 +193,7 @@ Flows that policy denied, latest first
 LAST SEEN  PACKETS  DIRECTION  SOURCE    DESTINATION         DENIED BY
 1s           1,200  ingress    10.1.0.7  shop/db-0 tcp 5432  shop/db-access
 30s          1,200  egress     fd00::7   shop/db-0 tcp 5432  set 00000002
+30s          1,200  ingress    10.1.0.8  shop/db-0 tcp 5432  shop/deny-all, as it was until 1m 15s ago
 "
         );
     }

@@ -87,7 +87,9 @@ fn policy_row(policy: &PolicyInfo, sets: &[SetRow]) -> PolicyRow {
     let name = policy.name.to_string();
     let isolates = |set: &&SetRow| match &set.policies {
         Isolation::By { policies } => policies.contains(&name),
-        Isolation::None | Isolation::BySet { .. } | Isolation::FailedClosed => false,
+        Isolation::None | Isolation::Formerly { .. } | Isolation::BySet { .. } | Isolation::FailedClosed => {
+            false
+        }
     };
     PolicyRow {
         pods: sets.iter().filter(isolates).flat_map(|set| set.pods.clone()).collect(),

@@ -75,6 +75,7 @@ fn answer(
         Request::Attach { .. } => Reply::Attached,
         Request::Detach { .. } => Reply::Detached,
         Request::Status => Reply::Status(Box::default()),
+        Request::Names => Reply::Named,
         Request::Health => {
             let refusing = refusing.lock().expect("the test panicked").clone();
             Reply::Health(Health { unmet: refusing.clone(), refusing })

@@ -148,7 +148,7 @@ fn a_missing_bpffs_cgroup_mount_or_manifest_directory_is_named_with_its_remedy()
         node.run_agent(&AgentOptions { cgroup_root: Some(nowhere.clone()), ..AgentOptions::default() })?;
     ends_with(&ended, &["cgroup", "/nowhere"]);
     let ended = node.run_agent(&AgentOptions { manifests: Some(nowhere), ..AgentOptions::default() })?;
-    ends_with(&ended, &["manifests", "/nowhere"]);
+    ends_with(&ended, &["--manifests", "/nowhere", "create it, or name the one that holds the manifests"]);
     topology.close()
 }
 

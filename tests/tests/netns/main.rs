@@ -13,6 +13,7 @@ mod hooks;
 mod host_firewall;
 mod install;
 mod mtu;
+mod names;
 mod neighbours;
 mod new_pods;
 mod objects;

@@ -5,10 +5,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use harness::kubernetes::{ClusterName, Iptables, Network, Options, Proxy, address::Families};
 
 #[derive(Parser)]
+#[command(name = "cargo xtask cluster", about = "A real Kubernetes cluster on this machine")]
 #[command(
-    name = "cargo xtask cluster",
-    about = "A real Kubernetes cluster on this machine",
-    disable_help_subcommand = true
+    after_help = "`cargo xtask cluster build` makes everything that a cluster is made of, and no cluster."
 )]
 pub(crate) struct Arguments {
     /// The cluster's name; clusters of different names run side by side
@@ -117,5 +116,22 @@ impl UpOptions {
             (false, false) => Families::V4,
         };
         Options { nodes: self.nodes, families, proxy, network }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn help_is_a_command_as_well_as_an_option() {
+        Arguments::command().debug_assert();
+        for words in [&["help"][..], &["--help"], &["-h"], &["help", "up"], &["up", "--help"]] {
+            let arguments = std::iter::once("cluster").chain(words.iter().copied());
+            let kind = Arguments::try_parse_from(arguments).map(|_| ()).map_err(|error| error.kind());
+            assert_eq!(kind, Err(ErrorKind::DisplayHelp), "{words:?}");
+        }
     }
 }
