@@ -53,6 +53,8 @@ pub enum Request {
     Health,
     /// Bring the names on disk up to date. Answered when they are, and the maps hold what the agent has seen.
     Names,
+    /// Whether all that the source shows at this moment is in force. Makes a directory of manifests be looked at.
+    Applied,
 }
 
 /// What CNI identifies an attachment by.
@@ -90,6 +92,7 @@ pub enum Reply {
     Status(Box<Status>),
     Health(Health),
     Named,
+    Applied(Applied),
     Error(Error),
 }
 
@@ -165,6 +168,13 @@ pub struct Health {
     /// The part of it for which ADD would be refused at this moment.
     #[serde(default)]
     pub refusing: Vec<String>,
+}
+
+/// What of the cluster is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// What is not in the maps yet, a sentence each. Empty: everything that can be used is.
+    pub missing: Vec<String>,
 }
 
 /// A loaded program.

@@ -50,12 +50,15 @@ fn shorter(reply: Reply) -> Reply {
             (health.unmet, health.refusing) = (cut(health.unmet), cut(health.refusing));
             Reply::Health(health)
         }
-        Reply::Reserved(_) | Reply::Attached | Reply::Detached | Reply::Named | Reply::Error(_) => {
-            Reply::Error(Error {
-                kind: ErrorKind::Internal,
-                message: format!("the answer is longer than {MAX_MESSAGE} bytes: see the agent's log"),
-            })
-        }
+        Reply::Reserved(_)
+        | Reply::Attached
+        | Reply::Detached
+        | Reply::Named
+        | Reply::Applied(_)
+        | Reply::Error(_) => Reply::Error(Error {
+            kind: ErrorKind::Internal,
+            message: format!("the answer is longer than {MAX_MESSAGE} bytes: see the agent's log"),
+        }),
     }
 }
 

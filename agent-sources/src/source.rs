@@ -7,7 +7,7 @@ use std::{
 
 use agent_core::update::{Kind, Update};
 use http::Uri;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     convert::{Concern, ObjectKey, kind_name},
@@ -191,17 +191,45 @@ impl SourceError {
     }
 }
 
-/// Runs the source until the receiver is dropped.
+/// Asks a source to look at what it can look at. Answered when what it found is among the events.
+pub type Look = oneshot::Sender<()>;
+
+/// Runs the source until the receiver is dropped, and looks when it is asked to.
 ///
 /// The updates are differences to what was sent before. `Update::Synced` of a kind follows its first complete list.
 ///
 /// # Errors
 /// When the source cannot start. Everything later is reported and retried.
-pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+pub async fn follow(
+    config: &SourceConfig,
+    events: mpsc::Sender<Event>,
+    mut looks: mpsc::Receiver<Look>,
+) -> Result<(), SourceError> {
     match config {
-        SourceConfig::Manifests { dir, copies } => manifests::run(dir, copies, events).await,
-        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster { .. } => watch::run(config, events).await,
+        SourceConfig::Manifests { dir, copies } => manifests::run(dir, copies, events, looks).await,
+        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster { .. } => {
+            // Of an API server nobody can know more than it has sent.
+            let answering = async {
+                while let Some(look) = looks.recv().await {
+                    let _unheard = look.send(());
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                ended = watch::run(config, events) => ended,
+                () = answering => Ok(()),
+            }
+        }
     }
+}
+
+/// Runs the source until the receiver is dropped.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+    let (_nobody, looks) = mpsc::channel(1);
+    follow(config, events, looks).await
 }
 
 /// An update in one word, for tables of expectations: `+Pod shop/web` or `-Pod shop/web`.

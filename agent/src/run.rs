@@ -64,16 +64,17 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
     reconciler.forget_others(&living.pinned);
     let (events, from_source) = mpsc::channel(QUEUE);
     let (cni_events, from_cni) = mpsc::channel(QUEUE);
+    let (looks, looks_of_source) = mpsc::channel(QUEUE);
     let (node, node_of_server) = watch::channel(NodeNetwork::default());
     let network = Arc::default();
     let watching = tokio::spawn(notify_of_changes(Arc::clone(&network)));
     let inbox = Inbox { source: from_source, cni: from_cni, node, network };
     let mut reconciling = tokio::spawn(reconciler.run(inbox));
-    let mut serving = tokio::spawn(server.run(cni_events, node_of_server, netlink));
+    let mut serving = tokio::spawn(server.run(cni_events, looks, node_of_server, netlink));
     let source = config.source();
 
     let outcome = tokio::select! {
-        ended = source::run(&source, events) => ended.context("cannot use the source of the cluster"),
+        ended = source::follow(&source, events, looks_of_source) => ended.context("cannot use the source of the cluster"),
         ended = &mut reconciling => ended.context("the reconciler failed"),
         ended = &mut serving => ended.context("the CNI server failed"),
         _ = terminate.recv() => Ok(()),

@@ -36,9 +36,14 @@ pub(crate) fn ask(runtime_dir: &Path) -> Agent {
         Ok(line) => match serde_json::from_str(&line) {
             Ok(Reply::Status(status)) => Agent::Running(status),
             Ok(Reply::Error(error)) => unclear(error.message),
-            Ok(Reply::Reserved(_) | Reply::Attached | Reply::Detached | Reply::Health(_) | Reply::Named) => {
-                unclear("the answer is no status".to_owned())
-            }
+            Ok(
+                Reply::Reserved(_)
+                | Reply::Attached
+                | Reply::Detached
+                | Reply::Health(_)
+                | Reply::Named
+                | Reply::Applied(_),
+            ) => unclear("the answer is no status".to_owned()),
             Err(error) => {
                 unclear(format!("the answer is not understood, it may be of another version: {error}"))
             }

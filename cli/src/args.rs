@@ -32,13 +32,14 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   millrace status
+  millrace status --wait
   millrace service list
   millrace why 'shop/web-0 -> svc/shop/database:5432'
   millrace why 10.1.0.7 to 10.1.0.9:53/udp
   millrace conntrack list --pod shop/web-0
   millrace drops -o json
 
-Exit codes: 0 done (`why`: allowed), 1 failed (`health`: not so), 2 wrong usage, 3 `why`: denied.
+Exit codes: 0 done (`why`: allowed), 1 failed (`health`: not so, `status --wait`: not yet), 2 wrong usage, 3 `why`: denied.
 Needs root, for whom alone the pins are; without CAP_SYS_ADMIN, `status` takes the programs from the agent.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,7 +51,11 @@ pub(crate) enum Output {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// The agent, the programs and how full the maps are
-    Status,
+    Status {
+        /// First wait until all that the source shows is in force; 1 if it is not after so many seconds [default: 30]
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
+        wait: Option<u64>,
+    },
     /// Whether the agent makes progress (`live`) and this node serves pods (`ready`); the probes of the DaemonSet
     Health {
         #[arg(value_enum, default_value_t = Probe::Ready)]

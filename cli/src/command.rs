@@ -1,5 +1,5 @@
 //! One function call per command: collect, then report.
-use std::{net::IpAddr, process::ExitCode};
+use std::{net::IpAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 
@@ -13,6 +13,7 @@ use crate::{
         health::HealthReport, policy::PolicyList, printed, service::ServiceList, status::StatusReport,
         why::WhyReport,
     },
+    wait,
     why::{
         question::{self, Question},
         resolve,
@@ -24,9 +25,12 @@ use crate::{
 pub(crate) fn run(args: &Args) -> Result<(String, ExitCode)> {
     let output = args.output;
     match &args.command {
-        Command::Status => {
+        Command::Status { wait } => {
+            let missing = wait.map_or_else(Vec::new, |seconds| {
+                wait::until_applied(&args.runtime_dir, Duration::from_secs(seconds))
+            });
             let node = Node::open(args.bpffs.clone())?;
-            printed(&StatusReport::collect(&node, &args.runtime_dir)?, output)
+            printed(&StatusReport::collect(&node, &args.runtime_dir, missing)?, output)
         }
         Command::Health { probe } => printed(&HealthReport::collect(*probe, &args.runtime_dir)?, output),
         Command::Service(List::List) => {

@@ -7,6 +7,7 @@ mod names;
 mod node;
 mod report;
 mod table;
+mod wait;
 mod why;
 
 use std::{

@@ -26,7 +26,7 @@ use self::{
     directory::Directory,
     settle::Settling,
 };
-use super::source::{Event, SourceError};
+use super::source::{Event, Look, SourceError};
 
 /// How often the directory is compared with what is known of it, for changes without notification: the target of
 /// a symbolic link, a file system that another machine writes to, the directory itself replaced.
@@ -35,6 +35,7 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
 /// What wakes the source.
 enum Signal {
     Notified(notify::Result<notify::Event>),
+    Look(Look),
     Stop,
 }
 
@@ -52,13 +53,19 @@ impl Drop for StopOnDrop {
 ///
 /// # Errors
 /// When the directory is missing or cannot be watched.
-pub async fn run(dir: &Path, copies: &Path, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+pub async fn run(
+    dir: &Path,
+    copies: &Path,
+    events: mpsc::Sender<Event>,
+    mut looks: mpsc::Receiver<Look>,
+) -> Result<(), SourceError> {
     let (signals, woken) = std_mpsc::channel();
     let notifications = signals.clone();
     let directory = Directory::open(dir, move |event| {
         // The receiver outlives the watcher, except while both end.
         let _ = notifications.send(Signal::Notified(event));
     })?;
+    let lookers = signals.clone();
     let stop = StopOnDrop(signals);
     let closed = events.clone();
     let copies = copies.to_owned();
@@ -79,7 +86,15 @@ pub async fn run(dir: &Path, copies: &Path, events: mpsc::Sender<Event>) -> Resu
             let _ = ended.send(());
         })
         .map_err(SourceError::directory(dir))?;
+    let forwarding = async {
+        while let Some(look) = looks.recv().await {
+            // A source that has ended does not answer.
+            let _ = lookers.send(Signal::Look(look));
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = forwarding => {}
         () = closed.closed() => {
             drop(stop);
             // An error means that the thread is gone, which is what is waited for.
@@ -100,6 +115,7 @@ fn follow(
 ) {
     let mut settling = Settling::new(directory.path(), Instant::now());
     let mut compared = Instant::now();
+    let mut lookers: Vec<Look> = Vec::new();
     loop {
         let now = Instant::now();
         if now >= compared + COMPARE_INTERVAL {
@@ -120,6 +136,12 @@ fn follow(
                 return;
             }
         }
+        if settling.next_ready().is_none() {
+            // Everything was read that was there when they asked.
+            for looker in lookers.drain(..) {
+                let _unheard = looker.send(());
+            }
+        }
         let next_comparison = compared + COMPARE_INTERVAL;
         let wake = settling.next_ready().map_or(next_comparison, |at| at.min(next_comparison));
         match woken.recv_timeout(wake.saturating_duration_since(Instant::now())) {
@@ -127,6 +149,10 @@ fn follow(
                 for signal in std::iter::once(first).chain(woken.try_iter()) {
                     match signal {
                         Signal::Notified(event) => settling.note(event, Instant::now()),
+                        Signal::Look(looker) => {
+                            settling.compare_all(Instant::now());
+                            lookers.push(looker);
+                        }
                         Signal::Stop => return,
                     }
                 }

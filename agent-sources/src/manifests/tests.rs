@@ -6,11 +6,15 @@ use std::{
 
 use agent_core::update::Update;
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use super::COMPARE_INTERVAL;
 use crate::open_problems::{Attention, OpenProblems};
-use crate::source::{Event, SourceConfig, SourceError, run, subject_of};
+use crate::source::{Event, Look, SourceConfig, SourceError, follow, run, subject_of};
 
 /// Far above what any change takes, so that only a lost change fails.
 const BOUND: Duration = Duration::from_secs(20);
@@ -22,6 +26,7 @@ fn copies_of(state: &TempDir) -> PathBuf {
 
 struct Source {
     events: mpsc::Receiver<Event>,
+    looks: mpsc::Sender<Look>,
     task: JoinHandle<Result<(), SourceError>>,
     open: OpenProblems,
     synced: bool,
@@ -40,8 +45,10 @@ impl Source {
     async fn start_again(dir: &Path, copies: PathBuf) -> (Self, Vec<String>) {
         let (sender, events) = mpsc::channel(16);
         let config = SourceConfig::Manifests { dir: dir.to_owned(), copies };
-        let task = tokio::spawn(async move { run(&config, sender).await });
-        let mut source = Self { events, task, open: OpenProblems::default(), synced: false, state: None };
+        let (looks, asked) = mpsc::channel(1);
+        let task = tokio::spawn(async move { follow(&config, sender, asked).await });
+        let mut source =
+            Self { events, looks, task, open: OpenProblems::default(), synced: false, state: None };
         let mut first = Vec::new();
         while !source.synced {
             first.extend(source.next().await);
@@ -363,4 +370,31 @@ async fn a_state_directory_that_cannot_be_written_is_a_problem_and_no_more() {
     source.until_problems(|problems| problems.is_empty()).await;
     source.stop().await;
     assert!(copies_of(&state).join("a.yaml").is_file());
+}
+
+#[tokio::test]
+async fn whoever_asks_for_a_look_is_answered_when_what_is_there_was_sent() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let target = elsewhere.path().join("pod");
+    let pod = |name: &str, round: u8| {
+        format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, uid: u{round}}}}}")
+    };
+    std::os::unix::fs::symlink(&target, dir.path().join("web.yaml")).unwrap();
+    let (mut source, _) = Source::start(dir.path()).await;
+    for round in 0..3 {
+        fs::write(&target, pod("web", round)).unwrap();
+        let ((look, seen), asked) = (oneshot::channel(), Instant::now());
+        source.looks.send(look).await.unwrap();
+        source.until("+Pod default/web").await;
+        assert!(asked.elapsed() < COMPARE_INTERVAL / 2, "found by chance: {:?}", asked.elapsed());
+        timeout(BOUND, seen).await.expect("the look is answered").unwrap();
+    }
+    let writer = fs::File::create(dir.path().join("more.yaml")).unwrap();
+    let (look, seen) = oneshot::channel();
+    source.looks.send(look).await.unwrap();
+    std::io::Write::write_all(&mut { writer }, pod("more", 0).as_bytes()).unwrap();
+    timeout(BOUND, seen).await.expect("the look is answered").unwrap();
+    let updates = source.events.try_recv().expect("it was sent before").batch.updates;
+    assert_eq!(updates.iter().map(subject_of).collect::<Vec<_>>(), ["+Pod default/more"]);
+    source.stop().await;
 }

@@ -14,6 +14,7 @@ use std::{
 
 use agent_api::{Error, ErrorKind, Health, Status};
 use agent_core::model::endpoint::{AttachmentId, Endpoint};
+use agent_sources::source::Look;
 use dashmap::DashSet;
 use ipnetwork::IpNetwork;
 pub use socket::BindError;
@@ -103,6 +104,7 @@ struct Shared {
     /// Attachments with a request in flight.
     in_flight: DashSet<AttachmentId>,
     events: mpsc::Sender<CniEvent>,
+    looks: mpsc::Sender<Look>,
     node: watch::Receiver<NodeNetwork>,
     problems: Vec<String>,
 }
@@ -141,13 +143,22 @@ impl CniServer {
     pub async fn run(
         self,
         events: mpsc::Sender<CniEvent>,
+        looks: mpsc::Sender<Look>,
         node: watch::Receiver<NodeNetwork>,
         netlink: Netlink,
     ) {
         let Self { listener, options, ipam, problems } = self;
         let (ipam, on_disk) = (Mutex::new(ipam), Arc::default());
-        let shared =
-            Arc::new(Shared { options, ipam, on_disk, in_flight: DashSet::new(), events, node, problems });
+        let shared = Arc::new(Shared {
+            options,
+            ipam,
+            on_disk,
+            in_flight: DashSet::new(),
+            events,
+            looks,
+            node,
+            problems,
+        });
         tokio::join!(
             socket::accept(&listener, &shared),
             housekeeping::settle_pending(&shared),

@@ -2,8 +2,8 @@
 use std::{net::IpAddr, time::Duration};
 
 use agent_api::{
-    Attachment, Error, Health, Interface, Network, PodRef, Reply, Request, Status, interface::host_ifname,
-    pending,
+    Applied, Attachment, Error, Health, Interface, Network, PodRef, Reply, Request, Status,
+    interface::host_ifname, pending,
 };
 use agent_core::model::{
     ObjectName,
@@ -32,6 +32,9 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(800);
 
 /// A loop that is busy for longer is stuck: the largest clusters are programmed in less.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The source waits for so long for a manifest that is being written, and a little.
+const LOOK_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Marks an attachment as busy for as long as it lives.
 struct InFlight<'a> {
@@ -63,6 +66,7 @@ impl Shared {
             }
             Request::Status => self.status().await.map(|status| Reply::Status(Box::new(status))),
             Request::Health => self.health().await.map(Reply::Health),
+            Request::Applied => self.applied().await.map(Reply::Applied),
             Request::Names => self.settle().await.map(|_| Reply::Named),
         }
     }
@@ -206,6 +210,18 @@ impl Shared {
         match timeout(HEALTH_DEADLINE, self.ask(CniEvent::Settle { reply }, answer)).await {
             Ok(missing) => missing,
             Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
+        }
+    }
+
+    /// What of that which the source shows at this moment is not in force.
+    async fn applied(&self) -> Result<Applied, Error> {
+        let (look, seen) = oneshot::channel();
+        let stopping = || try_again("the source of the cluster is not running");
+        self.looks.send(look).await.map_err(|_| stopping())?;
+        match timeout(LOOK_DEADLINE, seen).await {
+            Ok(Ok(())) => self.settle().await.map(|missing| Applied { missing }),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Ok(Applied { missing: vec!["a manifest is still being written".to_owned()] }),
         }
     }
 

@@ -36,6 +36,7 @@ impl Agent {
         let server = CniServer::open(options.clone(), living).unwrap();
         let endpoints = server.endpoints();
         let (events, mut inbox) = mpsc::channel(8);
+        let (looks, _) = mpsc::channel(1);
         let cidrs = ["10.0.0.0/24", "fd00::/64"].map(|cidr| cidr.parse().unwrap());
         let (node, seen) = watch::channel(NodeNetwork { pod_cidrs: cidrs.to_vec(), mtu: 1450 });
         let told = Arc::new(Mutex::new(Vec::new()));
@@ -61,7 +62,7 @@ impl Agent {
                 }
             }
         });
-        let serve = tokio::spawn(server.run(events, seen, Netlink::open().unwrap()));
+        let serve = tokio::spawn(server.run(events, looks, seen, Netlink::open().unwrap()));
         (Self { options, node, told, tasks: vec![serve, reconcile] }, endpoints)
     }
 
@@ -310,6 +311,7 @@ async fn an_interface_that_vanished_is_detached_by_the_sweep() {
         on_disk: Arc::default(),
         in_flight: DashSet::new(),
         events,
+        looks: mpsc::channel(1).0,
         node: seen,
         problems: Vec::new(),
     };

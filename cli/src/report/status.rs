@@ -1,5 +1,5 @@
 //! `millrace status`.
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use agent_api::{Program, Status};
 use anyhow::Result;
@@ -38,10 +38,12 @@ pub(crate) struct StatusReport {
     maps: Vec<MapUse>,
     /// What could not be read, a sentence each.
     problems: Vec<String>,
+    /// What was waited for in vain, a sentence each.
+    missing: Vec<String>,
 }
 
 impl StatusReport {
-    pub(crate) fn collect(node: &Node, runtime_dir: &Path) -> Result<Self> {
+    pub(crate) fn collect(node: &Node, runtime_dir: &Path, missing: Vec<String>) -> Result<Self> {
         let agent = agent::ask(runtime_dir);
         let (mut programs, mut problems) = programs::attached(&node.dir)?;
         if let Agent::Running(status) = &agent {
@@ -61,7 +63,7 @@ impl StatusReport {
             }
         }
         let policy_epoch = node.number(MapId::POLICY_EPOCH).unwrap_or_default();
-        Ok(Self { agent, abi_version: ABI_VERSION, policy_epoch, programs, maps, problems })
+        Ok(Self { agent, abi_version: ABI_VERSION, policy_epoch, programs, maps, problems, missing })
     }
 }
 
@@ -98,6 +100,9 @@ impl Report for StatusReport {
         for problem in &self.problems {
             let _infallible = writeln!(text, "problem:   {problem}");
         }
+        for sentence in &self.missing {
+            let _infallible = writeln!(text, "missing:   {sentence}");
+        }
         let mut programs = Table::new(&["PROGRAM", ">VERIFIED", "ATTACHED TO"]);
         for program in &self.programs {
             let verified = program.verified_instructions;
@@ -112,6 +117,10 @@ impl Report for StatusReport {
             maps.row([map.name.to_owned(), entries, max, used]);
         }
         format!("{text}\n{}\n{}", programs.text("no programs are attached"), maps.text("no maps"))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 

@@ -76,6 +76,7 @@ fn answer(
         Request::Detach { .. } => Reply::Detached,
         Request::Status => Reply::Status(Box::default()),
         Request::Names => Reply::Named,
+        Request::Applied => Reply::Applied(agent_api::Applied::default()),
         Request::Health => {
             let refusing = refusing.lock().expect("the test panicked").clone();
             Reply::Health(Health { unmet: refusing.clone(), refusing })

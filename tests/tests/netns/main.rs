@@ -12,6 +12,7 @@ mod gone;
 mod hooks;
 mod host_firewall;
 mod install;
+mod manifests;
 mod mtu;
 mod names;
 mod neighbours;
