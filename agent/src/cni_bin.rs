@@ -64,7 +64,7 @@ fn put(dir: &Path, plugin: &[u8]) -> Result<bool, CniBinError> {
     if fs::read(&path).is_ok_and(|present| present == plugin) {
         return Ok(false);
     }
-    let partial = dir.join(format!(".{PLUGIN}.partial"));
+    let partial = partial(dir);
     let write = || {
         let mut file = File::create(&partial)?;
         file.write_all(plugin)?;
@@ -82,14 +82,22 @@ fn put(dir: &Path, plugin: &[u8]) -> Result<bool, CniBinError> {
     }
 }
 
-/// Removes the plugin. `false`: it was not there.
+/// Removes the plugin, and what a writer that was killed left of one. `false`: it was not there.
 pub(crate) fn remove(dir: &Path) -> Result<bool, CniBinError> {
-    let path = dir.join(PLUGIN);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(CniBinError::Remove { path, source }),
+    let mut found = false;
+    for path in [dir.join(PLUGIN), partial(dir)] {
+        match fs::remove_file(&path) {
+            Ok(()) => found = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(CniBinError::Remove { path, source }),
+        }
     }
+    Ok(found)
+}
+
+/// The plugin while it is being written.
+fn partial(dir: &Path) -> PathBuf {
+    dir.join(format!(".{PLUGIN}.partial"))
 }
 
 #[cfg(test)]

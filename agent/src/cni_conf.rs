@@ -106,14 +106,18 @@ impl CniConf {
     }
 }
 
-/// Removes the file. `false`: it was not there.
+/// Removes the file, and what a writer that was killed left of one. `false`: it was not there.
 pub(crate) fn remove(dir: &Path) -> Result<bool, CniConfError> {
-    let path = dir.join(FILE_NAME);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(CniConfError::Remove { path, source }),
+    let mut found = false;
+    for name in [FILE_NAME, PARTIAL] {
+        let path = dir.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => found = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(CniConfError::Remove { path, source }),
+        }
     }
+    Ok(found)
 }
 
 /// Runtimes that know only older versions of CNI take the first version; others the highest that they know.

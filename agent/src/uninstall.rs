@@ -11,14 +11,19 @@ use crate::{
     cni_bin, cni_conf,
     config::{Config, Then},
     dataplane, ipam,
-    net::{Netlink, route::Scope},
+    net::{
+        Netlink,
+        route::Scope,
+        sysctl::{self, Sysctls},
+    },
     telemetry::chain,
 };
 
 /// What names begin with in the runtime and the state directory. Nothing else is deleted: a directory may have been
 /// named by mistake.
 const RUNTIME_FILES: [&str; 3] = [agent_api::SOCKET_NAME, agent_api::SERVED_NAME, "catalog.json"];
-const STATE_FILES: [&str; 4] = ["leases.json", "pending-detach", "manifests", "services"];
+const STATE_FILES: [&str; 6] =
+    ["leases.json", "departed.json", "pending-detach", "manifests", "services", sysctl::RECORD];
 
 /// Removes what is there. What is gone already is no error, and what fails does not keep the rest.
 pub(crate) fn uninstall(config: &Config, cut_off_pods: bool, then: Then) -> Result<()> {
@@ -76,14 +81,19 @@ async fn remove(config: &Config, cut_off_pods: bool) -> Result<()> {
     });
     done("routes to other nodes", routes);
     done("CNI plugin", cni_bin::remove(&config.cni_bin_dir).map_err(|error| chain(&error)));
+    for restored in Sysctls::at(&config.proc_sys, &config.state_dir).restore() {
+        match restored {
+            Ok(sentence) => tracing::info!("{sentence}"),
+            // It hinders nobody, and trying again would not help.
+            Err(error) => tracing::warn!("{}", chain(&error)),
+        }
+    }
     done("files of the agent", delete(&config.runtime_dir, &RUNTIME_FILES));
     done("leases and copies", delete(&config.state_dir, &STATE_FILES));
     if !left.is_empty() {
         bail!("not everything could be removed, so run it again: {}", left.join("; "));
     }
-    tracing::info!(
-        "nothing of Millrace is left on this node; forwarding between interfaces stays switched on"
-    );
+    tracing::info!("nothing of Millrace is left on this node");
     Ok(())
 }
 

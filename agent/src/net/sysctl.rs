@@ -25,25 +25,80 @@ pub enum SysctlError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "{name} was {before} before Millrace and cannot be set back from here: run `sysctl -w {name}={before}`"
+    )]
+    Restore {
+        name: String,
+        before: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The switches of the agent's network namespace.
 #[derive(Clone, Debug)]
 pub struct Sysctls {
     root: PathBuf,
+    /// Where it is written down what was set, so that an uninstallation can set it back.
+    record: PathBuf,
 }
 
-impl Default for Sysctls {
-    fn default() -> Self {
-        Self { root: "/proc/sys".into() }
-    }
-}
+/// The record's name in the state directory: a line for each switch, with the boot's identity, the name, the value
+/// before and the one after.
+pub const RECORD: &str = "sysctls";
 
 impl Sysctls {
-    /// The switches below a mount of `/proc/sys`.
+    /// The switches below a mount of `/proc/sys`, with a record in the state directory.
     #[must_use]
-    pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    pub fn at(root: &Path, state_dir: &Path) -> Self {
+        Self { root: root.to_owned(), record: state_dir.join(RECORD) }
+    }
+
+    /// Sets back what was set since the boot and is still as it was set. Returns a sentence for each.
+    ///
+    /// # Errors
+    /// A sentence for each switch that stays as it is, with the remedy.
+    pub fn restore(&self) -> Vec<Result<String, SysctlError>> {
+        let text = fs::read_to_string(&self.record).unwrap_or_default();
+        let boot_id = self.boot_id();
+        let mut restored = Vec::new();
+        for line in text.lines() {
+            let [boot, name, before, after] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            // Another boot began with what the administrator says, and whoever changed it since wants it so.
+            if boot != boot_id || self.read(name).ok().as_deref() != Some(after) {
+                continue;
+            }
+            let write = fs::write(self.root.join(name), before);
+            restored.push(match write {
+                Ok(()) => Ok(format!("{} is {before} again", shown(name))),
+                Err(source) => {
+                    Err(SysctlError::Restore { name: shown(name), before: before.to_owned(), source })
+                }
+            });
+        }
+        restored
+    }
+
+    fn boot_id(&self) -> String {
+        self.read("kernel/random/boot_id")
+            .or_else(|_| Self::at(Path::new("/proc/sys"), Path::new("")).read("kernel/random/boot_id"))
+            .unwrap_or_default()
+    }
+
+    /// Writes down what is about to be set. The first value of a boot counts.
+    fn write_down(&self, name: &str, before: &str, after: &str) -> io::Result<()> {
+        let boot_id = self.boot_id();
+        let known = fs::read_to_string(&self.record).unwrap_or_default();
+        if known.lines().any(|line| line.starts_with(&format!("{boot_id} {name} "))) {
+            return Ok(());
+        }
+        let of_this_boot = known.lines().filter(|line| line.starts_with(&boot_id));
+        let mut text: String = of_this_boot.map(|line| format!("{line}\n")).collect();
+        text += &format!("{boot_id} {name} {before} {after}\n");
+        let partial = self.record.with_extension("partial");
+        fs::write(&partial, text)?;
+        fs::rename(&partial, &self.record)
     }
 
     /// Makes the node forward packets of a family. `true`: something was changed.
@@ -75,6 +130,9 @@ impl Sysctls {
         let found = self.read(name)?;
         if found == wanted {
             return Ok(false);
+        }
+        if let Err(error) = self.write_down(name, &found, wanted) {
+            tracing::warn!(%error, "{} stays {wanted} when Millrace is removed: its value before cannot be kept", shown(name));
         }
         fs::write(self.root.join(name), wanted).map(|()| true).map_err(|source| SysctlError::Write {
             name: shown(name),
@@ -113,7 +171,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, format!("{value}\n")).unwrap();
         }
-        let sysctls = Sysctls::at(dir.path());
+        let sysctls = Sysctls::at(dir.path(), dir.path());
         (dir, sysctls)
     }
 
@@ -144,6 +202,37 @@ mod tests {
         let (_dir, sysctls) = tree(&[(V6, "1"), (RA, "1")]);
         assert!(!sysctls.ensure_forwarding(Family::V6, Some("eth0.5")).unwrap());
         assert_eq!(sysctls.read(RA).unwrap(), "1");
+    }
+
+    #[test]
+    fn what_was_set_is_set_back_unless_somebody_wants_it_otherwise() {
+        const V4: &str = "net/ipv4/ip_forward";
+        for (meanwhile, expected) in [("1", "0"), ("2", "2")] {
+            let (dir, sysctls) = tree(&[(V4, "0"), (V6, "0"), (RA, "1"), ("kernel/random/boot_id", "this")]);
+            assert!(sysctls.restore().is_empty(), "nothing was set");
+            sysctls.ensure_forwarding(Family::V4, None).unwrap();
+            sysctls.ensure_forwarding(Family::V6, Some("eth0.5")).unwrap();
+            fs::write(dir.path().join(V4), meanwhile).unwrap();
+            let values = || [V4, V6, RA].map(|name| sysctls.read(name).unwrap());
+            assert_eq!(values()[1..], ["1", "2"]);
+            // An agent that starts again finds all as it wants it, and forgets nothing.
+            sysctls.ensure_forwarding(Family::V6, Some("eth0.5")).unwrap();
+            let sentences: Vec<String> = sysctls.restore().into_iter().map(Result::unwrap).collect();
+            assert!(
+                sentences.contains(&"net.ipv6.conf.all.forwarding is 0 again".to_owned()),
+                "{sentences:?}"
+            );
+            assert_eq!(values(), [expected, "0", "1"]);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_boot_was_set_to_is_nobodys_business() {
+        let (dir, sysctls) = tree(&[("net/ipv4/ip_forward", "0"), ("kernel/random/boot_id", "this")]);
+        sysctls.ensure_forwarding(Family::V4, None).unwrap();
+        fs::write(dir.path().join("kernel/random/boot_id"), "next").unwrap();
+        assert!(sysctls.restore().is_empty());
+        assert_eq!(sysctls.read("net/ipv4/ip_forward").unwrap(), "1");
     }
 
     #[test]

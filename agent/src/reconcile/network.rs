@@ -43,7 +43,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(netlink: Netlink, config: &Config, problems: Problems) -> Self {
-        let sysctls = Sysctls::at(&config.proc_sys);
+        let sysctls = Sysctls::at(&config.proc_sys, &config.state_dir);
         Self { netlink, sysctls, wanted: config.uplink.clone(), problems, retry: None, uplinks: Vec::new() }
     }
 

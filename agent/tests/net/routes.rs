@@ -4,6 +4,7 @@ use agent::net::{
     sysctl::Sysctls,
 };
 use agent_core::model::Family;
+use std::path::Path;
 
 use crate::namespace::{inside, ip};
 
@@ -116,18 +117,16 @@ fn a_node_that_is_not_on_the_link_is_one_error_and_the_rest_is_done() {
 fn forwarding_is_switched_on_in_the_namespace_of_the_agent() {
     inside(|_| async {
         uplink();
+        let state = tempfile::tempdir().expect("a directory");
+        let sysctls = Sysctls::at(Path::new("/proc/sys"), state.path());
         for family in [Family::V4, Family::V6] {
-            assert!(
-                Sysctls::default().ensure_forwarding(family, Some("uplink")).expect("switching"),
-                "{family:?}"
-            );
-            assert!(
-                !Sysctls::default().ensure_forwarding(family, Some("uplink")).expect("switching"),
-                "{family:?}"
-            );
+            assert!(sysctls.ensure_forwarding(family, Some("uplink")).expect("switching"), "{family:?}");
+            assert!(!sysctls.ensure_forwarding(family, Some("uplink")).expect("switching"), "{family:?}");
         }
         let accept_ra =
             std::fs::read_to_string("/proc/sys/net/ipv6/conf/uplink/accept_ra").expect("a switch");
         assert_eq!(accept_ra.trim(), "2", "the uplink goes on accepting router advertisements");
+        let restored: Vec<_> = sysctls.restore().into_iter().collect::<Result<_, _>>().expect("set back");
+        assert!(restored.iter().any(|sentence| sentence.contains("ip_forward is 0 again")), "{restored:?}");
     });
 }

@@ -141,6 +141,15 @@ fn what_was_installed_is_removed_and_nothing_is_left() -> Result<()> {
     let topology = Topology::build(&Options::default())?;
     let node = topology.node(0);
     let run = |more: &[&str]| node.run_agent(&options(node, more)?);
+    let switches =
+        ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"].map(|name| format!("/proc/sys/{name}"));
+    let values = || {
+        let read = || switches.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>();
+        node.netns().run(read)?.context("read the switches")
+    };
+    node.netns()
+        .run(|| switches.iter().try_for_each(|path| fs::write(path, "0")))?
+        .context("forward nothing")?;
     let installed = run(&["install-cni"])?;
     assert!(installed.status.success(), "{}", installed.log);
     assert!(
@@ -155,6 +164,19 @@ fn what_was_installed_is_removed_and_nothing_is_left() -> Result<()> {
         becomes_ready(each)?;
     }
     topology.add_pod(PodSpec::new("default", "pod"))?;
+    assert_eq!(values()?, ["1\n", "1\n"]);
+    // What writers left that were killed, and an agent whose pods departed.
+    let partials = [
+        conflist(node).with_file_name("05-millrace.partial"),
+        plugin(node).with_file_name(".millrace-cni.partial"),
+        node.runtime_dir().join("catalog.json.partial"),
+        node.state_dir().join("leases.json.partial"),
+        node.state_dir().join("departed.json"),
+        node.state_dir().join("manifests/.partial"),
+    ];
+    for path in &partials {
+        fs::write(path, "half")?;
+    }
     assert!(ours(node)?.len() >= 3, "a link and routes of both families: {:#?}", ours(node)?);
 
     let refused = run(&["uninstall"])?;
@@ -170,6 +192,10 @@ fn what_was_installed_is_removed_and_nothing_is_left() -> Result<()> {
     for path in [node.bpffs().join("millrace"), conflist(node), plugin(node)] {
         assert!(!path.exists(), "{} is left", path.display());
     }
+    for path in &partials {
+        assert!(!path.exists(), "{} is left", path.display());
+    }
+    assert_eq!(values()?, ["0\n", "0\n"], "as it was before");
     assert_eq!((names(&node.runtime_dir())?, names(&node.state_dir())?), (vec![], vec![]));
     let again = run(&["uninstall"])?;
     assert!(again.status.success(), "what is gone is no error: {}", again.log);
