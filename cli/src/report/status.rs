@@ -179,6 +179,7 @@ mod tests {
                 MapUse { name: "CT_EST_V4", entries: 262_144, max_entries: 524_288 },
             ],
             problems: vec![],
+            missing: vec![],
         }
     }
 

@@ -30,7 +30,7 @@ fn wait(node: &Node) -> Result<()> {
 #[test]
 fn the_samples_of_the_document_work() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, keep: false, apart: false })?;
     let node = topology.node(0);
     let manifests = node.state_dir().with_file_name("sample");
     fs::create_dir(&manifests)?;
@@ -64,7 +64,7 @@ fn the_samples_of_the_document_work() -> Result<()> {
 
     pod.probe().listen(Transport::Tcp, 80)?;
     becomes_answered(node.host(), Target::tcp("10.96.0.20:8080".parse()?))?;
-    let why = node.millrace(&["why", "shop/web", "to", "svc/shop/web:8080"])?;
+    let why = node.millrace(&["why", "shop/web", "to", "10.96.0.20:8080"])?;
     assert_eq!(why.code, Some(0), "{why:?}");
     let why = node.millrace(&["why", "192.0.2.1", "to", "shop/web:80"])?;
     assert_eq!(why.code, Some(3), "a stranger is denied: {why:?}");
@@ -108,7 +108,7 @@ fn who_waits_for_a_change_finds_it_in_force() -> Result<()> {
 #[test]
 fn what_is_not_in_the_directory_itself_is_not_read() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, keep: false, apart: false })?;
     let node = topology.node(0);
     node.start_agent()?;
     let service = |name: &str| {

@@ -85,7 +85,7 @@ fn a_denied_flow_keeps_the_names_of_what_denied_it() -> Result<()> {
 #[test]
 fn the_log_names_interfaces_and_families() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, keep: false, apart: false })?;
     let node = topology.node(0);
     node.start_agent()?;
     eventually("the uplinks are in the log", PATIENCE, || {
@@ -104,7 +104,7 @@ fn the_log_names_interfaces_and_families() -> Result<()> {
 #[test]
 fn a_node_of_a_name_that_no_object_has_is_not_ready_for_the_runtime_either() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, keep: false, apart: false })?;
     let node = topology.node(0);
     topology.control_plane.delete("Node", "", &node.spec().name)?;
     node.spawn_agent(&AgentOptions::default())?;

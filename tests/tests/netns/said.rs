@@ -124,7 +124,7 @@ fn what_a_service_asks_for_in_vain_is_said_once_until_it_asks_no_more() -> Resul
 #[test]
 fn beside_a_kube_proxy_what_it_does_is_no_problem() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, keep: false, apart: false })?;
     let node = topology.node(0);
     let arguments = ["--services", "kube-proxy"].map(str::to_owned).to_vec();
     topology.control_plane.apply(&demanding(&json!({})))?;
@@ -218,7 +218,7 @@ fn list(count: u32, object: impl Fn(u32) -> String) -> String {
 #[test]
 fn tens_of_thousands_of_problems_can_be_read_and_make_no_node_unready() -> Result<()> {
     kernel::require(kernel::NETNS);
-    let topology = Topology::build(&Options { nodes: 1, keep: false })?;
+    let topology = Topology::build(&Options { nodes: 1, keep: false, apart: false })?;
     let node = topology.node(0);
     // Each wrong in a way of its own.
     let broken = list(15_000, |n| {
