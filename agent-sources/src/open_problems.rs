@@ -125,15 +125,18 @@ impl OpenProblems {
 /// Sentences as people read them: those of each kind of subject together, so that no kind hides another. Policies come
 /// first, for they fail closed.
 fn told(sentences: impl IntoIterator<Item = (Subject, String)>) -> Vec<String> {
-    let mut kinds: BTreeMap<(bool, u8, Option<Kind>), Vec<(String, String)>> = BTreeMap::new();
+    let mut kinds: BTreeMap<Rank, Vec<(String, String)>> = BTreeMap::new();
     for (subject, sentence) in sentences {
         kinds.entry(kind_of(&subject)).or_default().push(apart(&subject, sentence));
     }
     kinds.into_values().flat_map(told_together).collect()
 }
 
+/// The place of a kind of subject among the others: whether it is told after policies, its number, the kind of object.
+type Rank = (bool, u8, Option<Kind>);
+
 /// What kind of subject it is, in the order in which they are told.
-const fn kind_of(subject: &Subject) -> (bool, u8, Option<Kind>) {
+const fn kind_of(subject: &Subject) -> Rank {
     match subject {
         Subject::Object(ObjectKey { kind, .. }) => (!matches!(kind, Kind::NetworkPolicy), 5, Some(*kind)),
         Subject::Source => (true, 0, None),

@@ -178,14 +178,14 @@ fn node_name(name: &str) -> Result<String, &'static str> {
 
 /// Checked here, so that an agent that cannot run touches nothing.
 fn directory(path: &str) -> Result<PathBuf, String> {
-    let remedy = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => {
+    let remedy = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
             "there is no such directory; create it, or name the one that holds the manifests".to_owned()
+        } else if error.kind() == io::ErrorKind::NotADirectory {
+            "it is not a directory; name the directory that holds the manifests".to_owned()
+        } else {
+            format!("it cannot be read ({error}); make it readable for this agent, or name another")
         }
-        io::ErrorKind::NotADirectory => {
-            "it is no directory; name the directory that holds the manifests".to_owned()
-        }
-        _ => format!("it cannot be read ({error}); make it readable for this agent, or name another"),
     };
     fs::read_dir(path).map(|_| PathBuf::from(path)).map_err(remedy)
 }

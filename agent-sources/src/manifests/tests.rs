@@ -173,7 +173,7 @@ async fn a_broken_file_is_reported_until_it_is_mended() {
     })
     .await;
     fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
-    source.until_problems(|problems| problems.is_empty()).await;
+    source.until_problems(<[String]>::is_empty).await;
     source.stop().await;
 }
 
@@ -292,7 +292,7 @@ async fn an_object_that_cannot_be_used_at_the_start_is_in_force_as_it_was_and_th
     assert_eq!(first, ["+Pod default/new", "+Namespace default", "+NetworkPolicy default/db"]);
     // Nothing to send: the good policy is in force already.
     write("10.0.0.0/8", "new");
-    source.until_problems(|problems| problems.is_empty()).await;
+    source.until_problems(<[String]>::is_empty).await;
     source.stop().await;
 }
 
@@ -367,7 +367,7 @@ async fn a_state_directory_that_cannot_be_written_is_a_problem_and_no_more() {
     assert_eq!(first, ["+Pod default/a", "+Namespace default"]);
     source.until_problems(|problems| matches!(problems, [one] if one.contains("cannot write a.yaml"))).await;
     fs::remove_file(copies_of(&state)).unwrap();
-    source.until_problems(|problems| problems.is_empty()).await;
+    source.until_problems(<[String]>::is_empty).await;
     source.stop().await;
     assert!(copies_of(&state).join("a.yaml").is_file());
 }

@@ -59,6 +59,7 @@ impl Sysctls {
     ///
     /// # Errors
     /// A sentence for each switch that stays as it is, with the remedy.
+    #[must_use]
     pub fn restore(&self) -> Vec<Result<String, SysctlError>> {
         let text = fs::read_to_string(&self.record).unwrap_or_default();
         let boot_id = self.boot_id();
@@ -94,8 +95,9 @@ impl Sysctls {
             return Ok(());
         }
         let of_this_boot = known.lines().filter(|line| line.starts_with(&boot_id));
-        let mut text: String = of_this_boot.map(|line| format!("{line}\n")).collect();
-        text += &format!("{boot_id} {name} {before} {after}\n");
+        let line = format!("{boot_id} {name} {before} {after}");
+        let lines = of_this_boot.chain([line.as_str()]);
+        let text = lines.flat_map(|line| [line, "\n"]).collect::<String>();
         let partial = self.record.with_extension("partial");
         fs::write(&partial, text)?;
         fs::rename(&partial, &self.record)

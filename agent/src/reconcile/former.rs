@@ -39,7 +39,9 @@ impl Sets {
         if desired.prune {
             let gone: Vec<SetId> =
                 self.present.keys().filter(|id| !desired.sets.contains_key(id)).copied().collect();
-            gone.into_iter().for_each(|id| self.end(id, now));
+            for id in gone {
+                self.end(id, now);
+            }
         }
         while self.former.len() > REMEMBERED
             && let Some(oldest) = self.former.iter().min_by_key(|(_, former)| former.until).map(|(id, _)| *id)

@@ -45,8 +45,9 @@ impl Reconciler {
             Ok(()) => {
                 tracing::info!("services are translated by {wanted} from now on");
                 if wanted == Services::Millrace {
-                    let outside = self.objects.sentences(|subject| matches!(subject, Subject::Outside(_)));
-                    outside.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+                    for sentence in self.objects.sentences(|subject| matches!(subject, Subject::Outside(_))) {
+                        tracing::warn!("{sentence}");
+                    }
                 }
                 self.services_retry.succeeded();
                 self.problems.resolve(SUBJECT);
