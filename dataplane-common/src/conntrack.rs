@@ -172,7 +172,9 @@ abi! {
         pub established_v4: u32,
         pub established_v6: u32,
         /// How often a flow of the pod was to become established and could not, for its share or for lack of memory.
-        pub refused: u64,
+        pub refused: u32,
+        /// How often half of a translated flow of the pod was evicted while its client went on sending.
+        pub evicted: u32,
     }
 }
 
@@ -180,5 +182,5 @@ impl CtShare {
     /// The key of all pods together: no interface has this index.
     pub const ALL: u32 = 0;
     /// The share of a pod that has no flows.
-    pub const NONE: Self = Self { established_v4: 0, established_v6: 0, refused: 0 };
+    pub const NONE: Self = Self { established_v4: 0, established_v6: 0, refused: 0, evicted: 0 };
 }

@@ -5,6 +5,7 @@ pub mod fixture;
 mod interfaces;
 pub mod random;
 mod verdict;
+pub mod verifier;
 
 use std::{
     collections::BTreeMap,

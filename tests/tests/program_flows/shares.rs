@@ -2,30 +2,42 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bpf_maps::Map;
 use dataplane_common::{
     conntrack::{CtEntryV4, CtEntryV6, CtShare, half},
-    maps::{CT_EST_MAX, MapId},
+    maps::{CT_EST_MAX, CT_NEW_MAX, MapId},
     net::proto::{TCP, UDP},
     policy::SET_DENY_ALL,
+    verdict::DropReason,
 };
-use harness::{packet::flag, program::NO_HOST};
+use harness::{
+    packet::{Packet, flag},
+    program::{
+        NO_HOST, Verdict,
+        fixture::{host_mac, pod_mac},
+    },
+};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::{INTO_A, INTO_B, World, ends, in_both_families, syn, tcp, udp};
 
 impl World<'_> {
     fn set_share(&self, interface: u32, established: u32) -> Result<()> {
-        let share = CtShare { established_v4: established, established_v6: established, refused: 0 };
+        let share = CtShare { established_v4: established, established_v6: established, ..CtShare::NONE };
         Ok(self.programs.map(MapId::CT_SHARES).update(interface.as_bytes(), share.as_bytes())?)
     }
 
     /// Established entries of this family that count for an interface, and how often it was refused one.
-    fn share(&self, interface: u32) -> Result<(u32, u64)> {
-        let Some(value) = self.programs.map(MapId::CT_SHARES).lookup(interface.as_bytes())? else {
-            return Ok((0, 0));
-        };
-        let share = CtShare::read_from_bytes(&value).ok().context("a share")?;
+    fn share(&self, interface: u32) -> Result<(u32, u32)> {
+        let share = self.whole_share(interface)?;
         Ok((if self.a.is_ipv4() { share.established_v4 } else { share.established_v6 }, share.refused))
+    }
+
+    fn whole_share(&self, interface: u32) -> Result<CtShare> {
+        let Some(value) = self.programs.map(MapId::CT_SHARES).lookup(interface.as_bytes())? else {
+            return Ok(CtShare::NONE);
+        };
+        CtShare::read_from_bytes(&value).ok().context("a share")
     }
 
     /// Three packets of a flow from `a` to `b`.
@@ -127,8 +139,117 @@ fn datagrams_of_one_end_keep_both_halves_of_their_flow() -> Result<()> {
             ensure!(begun.elapsed() < Duration::from_secs(5), "the half of the backend does not come back");
             assert_eq!(world.a_sends(world.vip, udp(4000, 53))?.verdict, INTO_B);
         }
+        assert_eq!(world.whole_share(world.interfaces[0])?.evicted, 1, "its pod is told");
         let answer = world.b_sends(world.a, udp(5353, 4000))?;
         assert_eq!(ends(&answer)?, (world.vip, 53, world.a, 4000));
         Ok(())
+    })
+}
+
+/// Puts entries of flows that nobody has into a map.
+fn fill(map: &Map, numbers: std::ops::Range<u32>) -> Result<()> {
+    let info = map.info();
+    let (key_size, value_size) = (info.key_size as usize, info.value_size as usize);
+    let invented = |number: u32| {
+        let mut key = vec![0xee; key_size];
+        key[..4].copy_from_slice(number.as_bytes());
+        (key, vec![0; value_size])
+    };
+    Ok(map.update_batch(&numbers.map(invented).collect::<Vec<_>>())?)
+}
+
+impl World<'_> {
+    fn new_flows(&self) -> &Map {
+        self.programs.map(if self.a.is_ipv4() { MapId::CT_NEW_V4 } else { MapId::CT_NEW_V6 })
+    }
+
+    fn established_flows(&self) -> &Map {
+        self.programs.map(if self.a.is_ipv4() { MapId::CT_EST_V4 } else { MapId::CT_EST_V6 })
+    }
+}
+
+#[test]
+fn flows_go_on_without_room_in_a_map_that_is_full() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(SET_DENY_ALL, 0, 0, 0)?;
+        let a = world.interfaces[0];
+        // All but one; nobody has counted them.
+        fill(world.established_flows(), 0..CT_EST_MAX - 1)?;
+        world.a_asks_b(4000)?;
+        assert_eq!((world.flows()?, world.share(a)?), ((0, CT_EST_MAX as usize), (1, 0)));
+        world.a_asks_b(4001)?;
+        assert_eq!(
+            (world.flows()?, world.share(a)?),
+            ((1, CT_EST_MAX as usize), (1, 1)),
+            "refused and counted"
+        );
+        for port in [4000, 4001] {
+            assert_eq!(world.b_sends(world.a, udp(53, port))?.verdict, INTO_A, "both go on");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_pod_over_its_share_loses_in_a_flood_is_its_own() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(SET_DENY_ALL, 0, SET_DENY_ALL, 0)?;
+        world.programs.frontend((world.vip, 53, UDP), 0, &[(world.remote, 5353)], 0)?;
+        // One flow of `b` from before; then `a` takes all that it gets.
+        let b_says = || world.b_sends(world.vip, udp(5000, 53));
+        let b_hears = || {
+            let answer = Packet::new(world.remote, world.b, udp(5353, 5000)).between(host_mac(2), pod_mac(2));
+            world.programs.to_pod(world.interfaces[1], &answer)
+        };
+        b_says()?;
+        b_hears()?;
+        b_says()?;
+        assert_eq!(world.flows()?, (0, 2));
+        let half = CT_EST_MAX / 2;
+        fill(world.established_flows(), 0..half)?;
+        world.set_share(0, half + 2)?;
+        world.set_share(world.interfaces[0], half)?;
+        let a_says = || world.a_sends(world.vip, udp(4000, 53));
+        for _ in 0..2 {
+            a_says()?;
+            let answer = Packet::new(world.remote, world.a, udp(5353, 4000)).between(host_mac(1), pod_mac(1));
+            world.programs.to_pod(world.interfaces[0], &answer)?;
+        }
+        assert_eq!(world.flows()?, (2, half as usize + 2), "no room for a flow of `a`");
+        // It falls silent, and its own flood comes, of flows that are in use: the kernel evicts others first.
+        let chunk = CT_NEW_MAX / 16;
+        for number in 0..64 {
+            for _ in 0..2 {
+                fill(world.new_flows(), number * chunk..(number + 1) * chunk)?;
+            }
+        }
+        let answer = Packet::new(world.remote, world.a, udp(5353, 4000)).between(host_mac(1), pod_mac(1));
+        let lost = world.programs.to_pod(world.interfaces[0], &answer)?;
+        assert_eq!(lost.verdict, Verdict::Drop(DropReason::PolicyIngress), "its flow is forgotten");
+        let heard = b_hears()?;
+        assert_eq!(ends(&heard)?, (world.vip, 53, world.b, 5000), "that of `b` is not");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_client_that_goes_on_sending_keeps_its_flow_through_a_flood() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.programs.frontend((world.vip, 53, UDP), 0, &[(world.b, 5353)], 0)?;
+        let chunk = CT_NEW_MAX / 16;
+        for number in 0..64 {
+            assert_eq!(world.a_sends(world.vip, udp(4000, 53))?.verdict, INTO_B);
+            fill(world.new_flows(), number * chunk..(number + 1) * chunk)?;
+        }
+        // A half that was evicted in the last jiffy comes back with the next datagram of a later one.
+        let begun = Instant::now();
+        loop {
+            assert_eq!(world.a_sends(world.vip, udp(4000, 53))?.verdict, INTO_B);
+            let answer = world.b_sends(world.a, udp(5353, 4000))?;
+            if ends(&answer)? == (world.vip, 53, world.a, 4000) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < Duration::from_secs(5), "the answers stay untranslated");
+        }
     })
 }

@@ -28,11 +28,13 @@ struct Counted {
     deleted: [u32; 2],
 }
 
-/// A pod that wanted more established flows than it may have.
+/// A pod that wanted more established flows than it may have, or lost what it had among the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) addresses: Vec<IpAddr>,
-    pub(super) flows: u64,
+    pub(super) flows: u32,
+    /// Halves of translated flows that were evicted while their clients went on sending.
+    pub(super) evicted: u32,
     pub(super) established: u32,
 }
 
@@ -45,11 +47,22 @@ impl Refused {
                 format!("the pod with {}", addresses.join(" and "))
             }
         };
-        format!(
-            "{who} has {} established flows, its share while others need room; {} packets found no room for one more: \
-             such flows go on, and may be forgotten when more come",
-            self.established, self.flows
-        )
+        let refused = (self.flows > 0).then(|| {
+            format!(
+                "has {} established flows, its share while others need room; {} packets found no room for one more: \
+                 such flows go on, and may be forgotten when more come",
+                self.established, self.flows
+            )
+        });
+        let evicted = (self.evicted > 0).then(|| {
+            format!(
+                "lost half of a flow {} times while its client went on sending, because more new flows come than there \
+                 is room for; each was brought back by its client's next packet",
+                self.evicted
+            )
+        });
+        let what: Vec<String> = refused.into_iter().chain(evicted).collect();
+        format!("{who} {}", what.join(", and it "))
     }
 }
 
@@ -105,9 +118,10 @@ impl Shares {
                 map.update(index.as_bytes(), right.as_bytes())?;
             }
             let flows = now.refused.saturating_sub(before.refused);
-            if flows > 0 {
+            let evicted = now.evicted.saturating_sub(before.evicted);
+            if flows > 0 || evicted > 0 {
                 let established = now.established_v4.saturating_add(now.established_v6);
-                refused.push(Refused { addresses, flows, established });
+                refused.push(Refused { addresses, flows, evicted, established });
             }
         }
         Ok(refused)
@@ -140,6 +154,7 @@ fn corrected(before: &CtShare, now: &CtShare, counted: Counted) -> CtShare {
         established_v4: right(before.established_v4, now.established_v4, 0),
         established_v6: right(before.established_v6, now.established_v6, 1),
         refused: now.refused,
+        evicted: now.evicted,
     }
 }
 
@@ -176,8 +191,19 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_never_taken_back() {
-        let now = CtShare { refused: 5, ..share(1) };
-        assert_eq!(corrected(&share(1), &now, Counted::default()).refused, 5);
+    fn refusals_and_evictions_are_never_taken_back() {
+        let now = CtShare { refused: 5, evicted: 6, ..share(1) };
+        let right = corrected(&share(1), &now, Counted::default());
+        assert_eq!((right.refused, right.evicted), (5, 6));
+    }
+
+    #[test]
+    fn a_pod_is_told_what_it_lost() {
+        let lost = |flows, evicted| {
+            Refused { addresses: vec![[10, 1, 0, 2].into()], flows, evicted, established: 7 }.sentence()
+        };
+        assert!(lost(3, 0).starts_with("the pod with 10.1.0.2 has 7 established flows"), "{}", lost(3, 0));
+        assert!(lost(0, 2).contains("10.1.0.2 lost half of a flow 2 times"), "{}", lost(0, 2));
+        assert!(lost(3, 2).contains("3 packets") && lost(3, 2).contains("2 times"), "{}", lost(3, 2));
     }
 }

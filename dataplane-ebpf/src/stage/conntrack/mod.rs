@@ -151,6 +151,9 @@ fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32
     }
     // What its key holds is the other half only if it turns an answer to this packet back.
     let is_there = change_half::<F>(&scratch.translation, Some(&scratch.packet.tuple), scratch, changes);
+    if !is_there && changes & change::KEPT != 0 {
+        share::note_eviction(share::payer::<F>(scratch, changes));
+    }
     u32::from(!is_there)
 }
 

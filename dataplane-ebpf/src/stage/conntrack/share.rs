@@ -68,6 +68,15 @@ pub(super) fn refuse(payer: u32) {
     }
 }
 
+/// Counts a half that was evicted while its flow was in use.
+#[inline(always)]
+pub(super) fn note_eviction(payer: u32) {
+    if let Some(share) = share(payer) {
+        // SAFETY: as in `refuse`.
+        unsafe { (*share).evicted = (*share).evicted.saturating_add(1) };
+    }
+}
+
 #[inline(always)]
 fn established<F: Family>(of: u32) -> u32 {
     let Some(share) = CT_SHARES.get_ptr_mut(of) else { return 0 };
