@@ -1,5 +1,8 @@
 //! The eBPF object: the same bytes from the same sources, wherever the checkout is.
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
@@ -34,6 +37,14 @@ fn build_package(step: &str, package: &str, binary: &str, object: &Path) -> Resu
     Ok(())
 }
 
+/// Builds the object from a copy of the workspace, below `target`. The path of the object.
+pub(crate) fn build_copy(copy: &Path, target: &Path) -> Result<PathBuf> {
+    let core = toolchain::ensure(TARGET)?;
+    let mut cargo = cargo_below(target, "build", &core)?;
+    command::run(cargo.current_dir(copy).args(["-q", "-p", "dataplane-ebpf", "--profile", "ebpf"]))?;
+    Ok(target.join(TARGET).join("ebpf/dataplane"))
+}
+
 /// Checks the eBPF crates with clippy, on their own target.
 pub(crate) fn clippy() -> Result<()> {
     let core = toolchain::ensure(TARGET)?;
@@ -55,10 +66,14 @@ pub(crate) fn clippy() -> Result<()> {
 }
 
 fn cargo(subcommand: &str, core: &Core) -> Result<Command> {
+    cargo_below(&workspace::target().join("ebpf-build"), subcommand, core)
+}
+
+fn cargo_below(target: &Path, subcommand: &str, core: &Core) -> Result<Command> {
     let mut cargo = command::cargo(subcommand);
     cargo
         .args(["--target", TARGET, "--target-dir"])
-        .arg(workspace::target().join("ebpf-build"))
+        .arg(target)
         // Unstable parts on a stable compiler: `aya-ebpf` has some, and so has `-Z build-std`.
         .env("RUSTC_BOOTSTRAP", "1")
         // The encoded form wins over RUSTFLAGS and over flags from configuration files.

@@ -16,6 +16,7 @@ mod docs;
 mod image;
 mod lint;
 mod machine;
+mod mutants;
 mod test;
 mod tiers;
 mod toolchain;
@@ -46,6 +47,8 @@ enum Command {
     Bench(bench::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
+    /// Change the eBPF programs as an attacker would, one change at a time, and see which test notices
+    Mutants(mutants::Options),
     /// Print verified instructions and load time of each program
     Verifier,
     /// Write the documents that are generated from the map and drop reason tables
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Image(options) => image::image(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Lint => lint::lint(),
+        Command::Mutants(options) => mutants::mutants(&options),
         Command::Verifier => verifier::verifier(),
         Command::Docs(options) => docs::docs(&options),
     };

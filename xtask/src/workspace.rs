@@ -48,6 +48,12 @@ pub(crate) fn publish(built: &Path, published: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// The text of a file of the workspace.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    let path = root().join(path);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// Every Rust source and manifest of the workspace.
 pub(crate) fn sources() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
