@@ -1,7 +1,7 @@
 //! How the interfaces and routes of pods are recognised: names, link aliases, route protocols.
 //!
 //! Everything an agent that remembers nothing needs to know about an interface is on the interface itself.
-use std::{fmt, str::FromStr};
+use std::{fmt, num::NonZeroU64, str::FromStr};
 
 use crate::{Attachment, PodRef};
 
@@ -19,6 +19,9 @@ const ALIAS_MAX: usize = 255;
 
 /// First word of the alias, with the version of its form.
 const ALIAS_MARK: &str = "millrace/1";
+
+/// In front of the number of the pod's network namespace: no name of a pod begins like this.
+const NETNS_MARK: &str = "netns=";
 
 /// FNV-1a, 64 bits: stable over versions and machines, unlike the standard library's hashers.
 #[must_use]
@@ -66,6 +69,8 @@ pub struct Label {
     /// Name of the CNI network.
     pub network: String,
     pub attachment: Attachment,
+    /// The pod's network namespace; see [`crate::netns::cookie`].
+    pub netns: Option<NonZeroU64>,
     /// `None` when it did not fit.
     pub pod: Option<PodRef>,
 }
@@ -90,13 +95,16 @@ impl fmt::Display for Label {
         if let Some(PodRef { namespace, name, uid }) = &self.pod {
             write!(f, " {namespace}/{name} {uid}")?;
         }
+        if let Some(netns) = self.netns {
+            write!(f, " {NETNS_MARK}{netns}")?;
+        }
         Ok(())
     }
 }
 
 /// The alias is not one of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a label of the form `{ALIAS_MARK} NETWORK CONTAINER IFNAME [NAMESPACE/POD UID]`")]
+#[error("not a label of the form `{ALIAS_MARK} NETWORK CONTAINER IFNAME [NAMESPACE/POD UID] [netns=NUMBER]`")]
 pub struct NotALabel;
 
 impl FromStr for Label {
@@ -110,17 +118,24 @@ impl FromStr for Label {
         }
         let network = word()?;
         let attachment = Attachment { container_id: word()?, ifname: word()? };
-        let pod = match word() {
-            Err(NotALabel) => None,
-            Ok(pod) => {
-                let (namespace, name) = pod.split_once('/').ok_or(NotALabel)?;
-                Some(PodRef { namespace: namespace.into(), name: name.into(), uid: word()? })
+        let mut rest: Vec<&str> = words.collect();
+        let netns = match rest.last().and_then(|last| last.strip_prefix(NETNS_MARK)) {
+            None => None,
+            Some(number) => {
+                let number = number.parse().map_err(|_| NotALabel)?;
+                rest.pop();
+                Some(number)
             }
         };
-        if words.next().is_some() {
-            return Err(NotALabel);
-        }
-        Ok(Self { network, attachment, pod })
+        let pod = match *rest {
+            [] => None,
+            [pod, uid] => {
+                let (namespace, name) = pod.split_once('/').ok_or(NotALabel)?;
+                Some(PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() })
+            }
+            _ => return Err(NotALabel),
+        };
+        Ok(Self { network, attachment, netns, pod })
     }
 }
 
@@ -136,6 +151,7 @@ mod tests {
         Label {
             network: "pods".into(),
             attachment: attachment("0123abc", "eth0"),
+            netns: NonZeroU64::new(4711),
             pod: Some(PodRef { namespace: "default".into(), name: "web-0".into(), uid: uid.into() }),
         }
     }
@@ -164,7 +180,11 @@ mod tests {
     #[test]
     fn a_label_survives_the_alias() {
         for uid in ["", "6f3c"] {
-            assert_eq!(label(uid).to_alias().unwrap().parse(), Ok(label(uid)));
+            for netns in [None, NonZeroU64::new(1), Some(NonZeroU64::MAX)] {
+                for label in [Label { netns, ..label(uid) }, Label { netns, pod: None, ..label(uid) }] {
+                    assert_eq!(label.to_alias().unwrap().parse(), Ok(label));
+                }
+            }
         }
     }
 
@@ -177,7 +197,14 @@ mod tests {
 
     #[test]
     fn foreign_aliases_are_no_labels() {
-        for alias in ["", "uplink", "millrace/1", "millrace/1 pods c1", "millrace/2 pods c1 eth0"] {
+        for alias in [
+            "",
+            "uplink",
+            "millrace/1",
+            "millrace/1 pods c1",
+            "millrace/2 pods c1 eth0",
+            "millrace/1 pods c1 eth0 netns=0",
+        ] {
             assert_eq!(alias.parse::<Label>(), Err(NotALabel), "{alias}");
         }
     }

@@ -6,10 +6,11 @@
 
 pub mod client;
 pub mod interface;
+pub mod netns;
 pub mod pending;
 pub mod wire;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU64};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,9 @@ pub struct Interface {
     pub host_ifindex: u32,
     pub host_mac: [u8; 6],
     pub pod_mac: [u8; 6],
+    /// The kernel's number of the pod's network namespace; see [`netns::cookie`].
+    #[serde(default)]
+    pub netns: Option<NonZeroU64>,
 }
 
 /// The agent's answer.

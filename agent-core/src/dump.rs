@@ -33,7 +33,12 @@ fn sort_key(map: MapId, key: &[u8]) -> Vec<u8> {
         Table::Backends => {
             entry::number_from_bytes(key).map_or_else(|| key.to_vec(), |slot| slot.to_be_bytes().to_vec())
         }
-        Table::Frontends | Table::Classes | Table::Endpoints | Table::Epoch | Table::Foreign => key.to_vec(),
+        Table::Frontends
+        | Table::Classes
+        | Table::Endpoints
+        | Table::Netns
+        | Table::Epoch
+        | Table::Foreign => key.to_vec(),
     }
 }
 
@@ -61,6 +66,7 @@ fn line(map: MapId, key: &[u8], value: &[u8]) -> Option<String> {
             };
             format!("{} -> {way}", entry::prefix_from_bytes(key)?)
         }
+        Table::Netns => format!("{} -> {}", entry::netns_from_bytes(key)?, entry::number_from_bytes(value)?),
         Table::Epoch => {
             format!("{} -> {}", entry::number_from_bytes(key)?, entry::number_from_bytes(value)?)
         }

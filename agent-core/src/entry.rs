@@ -1,5 +1,8 @@
 //! Map entries as the control plane thinks of them, and their bytes. The only place that knows both.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU64,
+};
 
 use dataplane_common::{
     endpoint::EndpointValue,
@@ -265,6 +268,18 @@ pub fn prefix_from_bytes(bytes: &[u8]) -> Option<IpNetwork> {
     IpNetwork::new(addr_from_bytes(addr)?, prefix_len).ok()
 }
 
+/// The bytes of the cookie of a network namespace.
+#[must_use]
+pub fn netns_to_bytes(netns: NonZeroU64) -> Vec<u8> {
+    netns.get().to_ne_bytes().to_vec()
+}
+
+/// Reads the cookie of a network namespace.
+#[must_use]
+pub fn netns_from_bytes(bytes: &[u8]) -> Option<NonZeroU64> {
+    bytes.try_into().ok().map(u64::from_ne_bytes).and_then(NonZeroU64::new)
+}
+
 /// Reads a number.
 #[must_use]
 pub fn number_from_bytes(bytes: &[u8]) -> Option<u32> {
@@ -299,6 +314,7 @@ pub(crate) enum Table {
     Cidrs,
     Endpoints,
     Routes,
+    Netns,
     Epoch,
     /// Belongs to the programs or to the loader.
     Foreign,
@@ -314,6 +330,7 @@ impl Table {
             MapId::CIDRS_V4 | MapId::CIDRS_V6 => Self::Cidrs,
             MapId::ENDPOINTS_V4 | MapId::ENDPOINTS_V6 => Self::Endpoints,
             MapId::ROUTES_V4 | MapId::ROUTES_V6 => Self::Routes,
+            MapId::NETNS => Self::Netns,
             MapId::POLICY_EPOCH => Self::Epoch,
             MapId::META
             | MapId::CT_NEW_V4
@@ -323,6 +340,7 @@ impl Table {
             | MapId::CT_SHARES
             | MapId::EARLY_FRAGMENTS
             | MapId::EARLY_RINGS
+            | MapId::CT_DIRECT
             | MapId::FRAGMENTS_V4
             | MapId::FRAGMENTS_V6
             | MapId::SOCKETS_V4

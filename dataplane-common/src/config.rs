@@ -2,7 +2,9 @@
 
 abi! {
     /// Set by the agent before the programs are loaded.
-    pub struct Config = 16 {
+    pub struct Config = 24 {
+        /// Cookie of the network namespace of this host.
+        pub host_netns: u64,
         /// `ingress_ifindex` of a packet that a process of this host sent. 0 in the kernel since the field
         /// exists; only the program tests set another value, because a test run always carries 0.
         pub host_ingress_ifindex: u32,
@@ -16,8 +18,13 @@ abi! {
 
 impl Config {
     /// What the programs run with unless the agent says otherwise.
-    pub const DEFAULT: Self =
-        Self { host_ingress_ifindex: 0, flags: flag::CUT_ESTABLISHED, hairpin_v4: HAIRPIN_V4, reserved: 0 };
+    pub const DEFAULT: Self = Self {
+        host_netns: 0,
+        host_ingress_ifindex: 0,
+        flags: flag::CUT_ESTABLISHED,
+        hairpin_v4: HAIRPIN_V4,
+        reserved: 0,
+    };
 }
 
 /// Source address of hairpin traffic, IPv4: link-local, so it never leaves a node (RFC 3927).

@@ -81,6 +81,9 @@ const fn ports(low: Be16, high: Be16) -> u64 {
 pub mod zone {
     /// Policy and services of pods.
     pub const POD: u8 = 0;
+    /// The client's half of a flow whose two ends are those of a backend's half of another one: a client asks a service
+    /// and one of its backends by its own address from one port. The backend sees another port in the later flow.
+    pub const DIRECT: u8 = 1;
 }
 
 abi! {
@@ -125,7 +128,8 @@ abi! {
         pub reset: u8,
         /// 1 when the agent found that the backend is gone, and had a program say so: a SYN chooses a new one.
         pub backend_gone: u8,
-        pub reserved: u8,
+        /// The [`zone`] of the client's half; both halves know it.
+        pub client_zone: u8,
     }
 }
 

@@ -112,6 +112,8 @@ pub const EARLY_FRAGMENTS_MAX: u32 = 2_048;
 pub const EARLY_RINGS_MAX: u32 = 8_192;
 /// Sockets that use a service, per family.
 pub const SOCKETS_MAX: u32 = 65_536;
+/// Network namespaces of pods: more than there are pods, so that it is never full.
+pub const NETNS_MAX: u32 = 16_384;
 /// Flows that policy denied lately.
 pub const DENIED_FLOWS_MAX: u32 = 4_096;
 /// Slots of `COUNTERS`.
@@ -162,10 +164,14 @@ maps! {
     EARLY_FRAGMENTS: LruHash<size_of::<EarlyKey>(), EarlyFragment>[EARLY_FRAGMENTS_MAX];
     /// Where each interface's next such fragment goes. Written and read by `stage::fragment`.
     EARLY_RINGS: LruHash<size_of::<EarlyKey>(), EarlyRing>[EARLY_RINGS_MAX];
+    /// Jiffies at which a packet of a flow in the zone `DIRECT` was last seen; 0: none was. Written and read by `conntrack`.
+    CT_DIRECT: Array<4, u64>[1];
     /// Ports of fragmented datagrams. Written and read by `packet`.
     FRAGMENTS_V4: LruHash<size_of::<FragmentKeyV4>(), FragmentValue>[FRAGMENTS_MAX];
     /// Ports of fragmented datagrams. Written and read by `packet`.
     FRAGMENTS_V6: LruHash<size_of::<FragmentKeyV6>(), FragmentValue>[FRAGMENTS_MAX];
+    /// Network namespaces of local pods, by cookie. Written by the agent, read by the cgroup programs.
+    NETNS: Hash<size_of::<u64>(), u32>[NETNS_MAX] | NO_PREALLOC;
     /// Frontends that sockets asked for. Written and read by the cgroup programs, read by the agent.
     SOCKETS_V4: LruHash<size_of::<SocketKeyV4>(), SocketValueV4>[SOCKETS_MAX];
     /// Frontends that sockets asked for. Written and read by the cgroup programs, read by the agent.

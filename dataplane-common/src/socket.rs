@@ -1,6 +1,12 @@
 //! Sockets translated by the cgroup programs.
 use crate::net::{AddrV4, AddrV6, Be16};
 
+/// Values of `NETNS`; the key is the kernel's cookie of the namespace, as `SO_NETNS_COOKIE` shows it.
+pub mod netns {
+    /// A pod of this node.
+    pub const POD: u32 = 1;
+}
+
 /// What the address of a key is, and that of its value.
 pub mod entry {
     /// A backend that the socket talks to, and the frontend that the application asked for.

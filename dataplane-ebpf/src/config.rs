@@ -6,6 +6,12 @@ use dataplane_common::config::{Config, flag};
 #[unsafe(no_mangle)]
 static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
 
+/// Cookie of the network namespace of this host.
+#[inline(always)]
+pub(crate) fn host_netns() -> u64 {
+    CONFIG.load().host_netns
+}
+
 /// `ingress_ifindex` of packets that a process of this host sent.
 #[inline(always)]
 pub(crate) fn host_ingress_ifindex() -> u32 {

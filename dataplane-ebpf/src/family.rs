@@ -2,7 +2,7 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
 use dataplane_common::{
     config,
-    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState, zone},
+    conntrack::{CtEntryV4, CtEntryV6, CtKeyV4, CtKeyV6, CtState},
     endpoint::EndpointValue,
     fragment::{FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6, Be16, proto},
@@ -53,8 +53,14 @@ pub(crate) trait Family: Sized {
     /// The way to a pod of another node.
     fn route(addr: &Self::Addr) -> Option<&'static RouteValue>;
 
-    fn ct_key(low: &Self::Addr, high: &Self::Addr, low_port: Be16, high_port: Be16, proto: u8)
-    -> Self::CtKey;
+    fn ct_key(
+        low: &Self::Addr,
+        high: &Self::Addr,
+        low_port: Be16,
+        high_port: Be16,
+        proto: u8,
+        zone: u8,
+    ) -> Self::CtKey;
     fn ct_tag(key: &Self::CtKey) -> u32;
     fn ct_entry(state: &CtState, nat: &Tuple<Self::Addr>) -> Self::CtEntry;
     fn ct_state(entry: *mut Self::CtEntry) -> *mut CtState;
@@ -131,16 +137,15 @@ macro_rules! family_maps {
         }
 
         #[inline(always)]
-        fn ct_key(low: &$addr, high: &$addr, low_port: Be16, high_port: Be16, proto: u8) -> $ct_key {
-            $ct_key {
-                low_addr: *low,
-                high_addr: *high,
-                low_port,
-                high_port,
-                proto,
-                zone: zone::POD,
-                reserved: [0; 2],
-            }
+        fn ct_key(
+            low: &$addr,
+            high: &$addr,
+            low_port: Be16,
+            high_port: Be16,
+            proto: u8,
+            zone: u8,
+        ) -> $ct_key {
+            $ct_key { low_addr: *low, high_addr: *high, low_port, high_port, proto, zone, reserved: [0; 2] }
         }
 
         #[inline(always)]

@@ -89,6 +89,8 @@ pub(crate) static CT_EST_V6: HashMap<CtKeyV6, CtEntryV6, { limits::CT_EST_MAX as
 pub(crate) static CT_SHARES: HashMap<u32, CtShare, { limits::CT_SHARES_MAX as usize }, NO_PREALLOC> =
     HashMap::new();
 #[btf_map]
+pub(crate) static CT_DIRECT: Array<u64, 1> = Array::new();
+#[btf_map]
 pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, FragmentValue, { limits::FRAGMENTS_MAX as usize }> =
     LruHashMap::new();
 #[btf_map]
@@ -105,6 +107,8 @@ pub(crate) static EARLY_RINGS: LruHashMap<EarlyKey, EarlyRing, { limits::EARLY_R
     LruHashMap::new();
 #[btf_map]
 pub(crate) static EARLY_SCRATCH: PerCpuArray<EarlyFragment, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static NETNS: HashMap<u64, u32, { limits::NETNS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub(crate) static SOCKETS_V4: LruHashMap<SocketKeyV4, SocketValueV4, { limits::SOCKETS_MAX as usize }> =
     LruHashMap::new();

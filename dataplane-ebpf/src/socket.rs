@@ -2,7 +2,7 @@
 //! needs translation. The verdicts are those of `stage::service`, which is the reference.
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_socket_cookie, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use dataplane_common::{
@@ -12,7 +12,9 @@ use dataplane_common::{
 };
 
 use crate::{
+    config,
     family::{Family, V4, V6},
+    maps::NETNS,
     observe,
     stage::service::{self, Choice},
 };
@@ -117,11 +119,54 @@ fn set_port(ctx: &SockAddrContext, port: Be16) {
     unsafe { (*ctx.sock_addr).user_port = u32::from(port.raw()) }
 }
 
+/// TCP or UDP. The kernel's numbers have more than eight bits: MPTCP, 262, is not TCP. Its connections come here as
+/// sockets of their own, which are TCP.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "protocol numbers have eight bits")]
-fn protocol(ctx: &SockAddrContext) -> u8 {
-    // SAFETY: reads a field of the context; protocol numbers have eight bits.
-    unsafe { (*ctx.sock_addr).protocol as u8 }
+fn protocol(ctx: &SockAddrContext) -> Option<u8> {
+    const TCP: u32 = proto::TCP as u32;
+    const UDP: u32 = proto::UDP as u32;
+    // SAFETY: reads a field of the context.
+    match unsafe { (*ctx.sock_addr).protocol } {
+        TCP => Some(proto::TCP),
+        UDP => Some(proto::UDP),
+        _ => None,
+    }
+}
+
+/// Whose a socket is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Host,
+    Pod,
+    /// A network namespace that is neither the host's nor that of a pod: its addresses are its own.
+    Stranger,
+}
+
+/// Needs `bpf_get_netns_cookie`: v5.7, f318903c0bf4.
+#[inline(always)]
+fn owner(ctx: &SockAddrContext) -> Owner {
+    // SAFETY: the helper reads the socket behind the context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if netns == config::host_netns() {
+        return Owner::Host;
+    }
+    // SAFETY: only whether there is an entry is looked at.
+    if unsafe { NETNS.get(netns) }.is_some() { Owner::Pod } else { Owner::Stranger }
+}
+
+/// Whether the application has chosen the port that a TCP socket connects from.
+#[inline(always)]
+fn is_bound(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context holds a socket, and the verifier checks the access to it.
+    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_port != 0 }
+}
+
+/// Whether the sockets of a pod are left to the packet path.
+#[inline(always)]
+fn is_for_packets(ctx: &SockAddrContext, proto: u8) -> bool {
+    // A connected UDP socket would stay with a backend that left: nothing outside of the pod can free it. A flow moves.
+    // Two sockets with one port of their own and two services may meet at one backend: flows get another port.
+    proto == proto::UDP || is_bound(ctx)
 }
 
 /// Whether a UDP socket is connected.
@@ -153,10 +198,8 @@ pub(crate) fn sendmsg<V: View>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
-    let (addr, port, proto) = (V::read(ctx), port(ctx), protocol(ctx));
-    if proto != proto::TCP && proto != proto::UDP {
-        return ALLOW;
-    }
+    let Some(proto) = protocol(ctx) else { return ALLOW };
+    let (addr, port) = (V::read(ctx), port(ctx));
     let Some(frontend) = V::Family::frontend(&addr, port, proto) else {
         // A backend that the socket now asks for by its own address answers under it. A connected socket keeps what it
         // is connected to: each `send` of an IPv6 one to an IPv4 address comes here as if it named that address.
@@ -166,6 +209,11 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         V::Family::forget_socket(&V::Family::socket_key(cookie(ctx), &addr, port, proto));
         return ALLOW;
     };
+    match owner(ctx) {
+        Owner::Host => {}
+        Owner::Pod if !is_for_packets(ctx, proto) => {}
+        Owner::Pod | Owner::Stranger => return ALLOW,
+    }
     let choice = match proto {
         proto::TCP => service::choose_of::<V::Family>(&frontend),
         _ => stick::<V::Family>(cookie(ctx), &frontend, &addr, port),
@@ -209,7 +257,8 @@ fn stick<F: Family>(cookie: u64, frontend: &FrontendValue, addr: &F::Addr, port:
 /// `recvmsg` and `getpeername`: the application sees the frontend that it asked for.
 #[inline(always)]
 pub(crate) fn restore<V: View>(ctx: &SockAddrContext) -> i32 {
-    let key = V::Family::socket_key(cookie(ctx), &V::read(ctx), port(ctx), protocol(ctx));
+    let Some(proto) = protocol(ctx) else { return ALLOW };
+    let key = V::Family::socket_key(cookie(ctx), &V::read(ctx), port(ctx), proto);
     if let Some((addr, port)) = V::Family::socket(&key) {
         V::write(ctx, &addr);
         set_port(ctx, port);

@@ -1,5 +1,5 @@
 //! Endpoints: pod interfaces of this node, as the CNI plugin registered them.
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU64};
 
 use dataplane_common::net::MacAddr;
 use serde::{Deserialize, Serialize};
@@ -26,4 +26,8 @@ pub struct Endpoint {
     pub host_ifindex: u32,
     pub host_mac: MacAddr,
     pub pod_mac: MacAddr,
+    /// The kernel's number of the pod's network namespace. `None`: nobody told, and its sockets are left alone; what
+    /// they send is translated packet by packet.
+    #[serde(default)]
+    pub netns: Option<NonZeroU64>,
 }

@@ -5,6 +5,7 @@ mod slots;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    num::NonZeroU64,
 };
 
 use dataplane_common::{endpoint::EndpointValue, maps::MapId, policy::PolicyValue, service::FrontendValue};
@@ -29,6 +30,7 @@ pub struct Observed {
     pub(crate) cidrs: BTreeMap<IpNetwork, u32>,
     pub(crate) endpoints: BTreeMap<IpAddr, EndpointValue>,
     pub(crate) routes: BTreeMap<IpNetwork, Route>,
+    pub(crate) netns: BTreeMap<NonZeroU64, u32>,
     pub(crate) epoch: u32,
     lengths: HashMap<MapId, usize>,
     /// Entries that make no sense; pruned with the rest.
@@ -45,7 +47,7 @@ pub(crate) struct ObservedFrontend {
 }
 
 /// The maps that the control plane reads back and writes.
-pub const MIRRORED: [MapId; 13] = [
+pub const MIRRORED: [MapId; 14] = [
     MapId::FRONTENDS_V4,
     MapId::FRONTENDS_V6,
     MapId::BACKENDS_V4,
@@ -59,6 +61,7 @@ pub const MIRRORED: [MapId; 13] = [
     MapId::ENDPOINTS_V6,
     MapId::ROUTES_V4,
     MapId::ROUTES_V6,
+    MapId::NETNS,
 ];
 
 impl Default for Observed {
@@ -73,6 +76,7 @@ impl Default for Observed {
             cidrs: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             routes: BTreeMap::new(),
+            netns: BTreeMap::new(),
             epoch: 0,
             lengths: HashMap::new(),
             unreadable: BTreeSet::new(),
@@ -184,6 +188,9 @@ impl Observed {
             Table::Routes => {
                 self.routes.insert(entry::prefix_from_bytes(key)?, Route::from_bytes(value)?).is_none()
             }
+            Table::Netns => {
+                self.netns.insert(entry::netns_from_bytes(key)?, entry::number_from_bytes(value)?).is_none()
+            }
             Table::Epoch => {
                 self.epoch = entry::number_from_bytes(value)?;
                 false
@@ -208,6 +215,7 @@ impl Observed {
             Table::Cidrs => self.cidrs.remove(&entry::prefix_from_bytes(key)?).is_some(),
             Table::Endpoints => self.endpoints.remove(&entry::addr_from_bytes(key)?).is_some(),
             Table::Routes => self.routes.remove(&entry::prefix_from_bytes(key)?).is_some(),
+            Table::Netns => self.netns.remove(&entry::netns_from_bytes(key)?).is_some(),
             // Slots are not deleted, only left unused.
             Table::Backends | Table::Epoch | Table::Foreign => false,
         };

@@ -21,10 +21,10 @@ mod service;
 
 use std::collections::BTreeMap;
 
-use dataplane_common::maps::MapId;
+use dataplane_common::{maps::MapId, socket::netns};
 
 use crate::{
-    entry::{by_family, prefix_to_bytes},
+    entry::{by_family, netns_to_bytes, prefix_to_bytes},
     model::Family,
     observed::Observed,
     problem::{Problem, Scope},
@@ -88,6 +88,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let placed = policy::plan(desired, observed, &mut draft);
     endpoint::plan(desired, observed, &placed, &mut draft);
     plan_routes(desired, observed, &mut draft);
+    plan_netns(desired, observed, &mut draft);
     if desired.prune {
         for (map, key) in &observed.unreadable {
             draft.delete(*map, key.clone());
@@ -122,6 +123,23 @@ fn plan_routes(desired: &Desired, observed: &Observed, draft: &mut Draft) {
     if desired.prune {
         for prefix in observed.routes.keys().filter(|prefix| !desired.routes.contains_key(prefix)) {
             draft.delete(map(Family::of(prefix.network())), prefix_to_bytes(*prefix));
+        }
+    }
+}
+
+fn plan_netns(desired: &Desired, observed: &Observed, draft: &mut Draft) {
+    for (netns, is_pods) in &desired.netns {
+        match (is_pods, observed.netns.get(netns)) {
+            (true, found) if found != Some(&netns::POD) => {
+                draft.upsert(MapId::NETNS, netns_to_bytes(*netns), netns::POD.to_ne_bytes().to_vec());
+            }
+            (false, Some(_)) => draft.delete(MapId::NETNS, netns_to_bytes(*netns)),
+            (true | false, _) => {}
+        }
+    }
+    if desired.prune {
+        for netns in observed.netns.keys().filter(|netns| !desired.netns.contains_key(netns)) {
+            draft.delete(MapId::NETNS, netns_to_bytes(*netns));
         }
     }
 }
@@ -163,13 +181,14 @@ struct Draft {
     revokes: bool,
 }
 
-const UPSERTS_BEFORE_POLICY_FLIPS: [MapId; 7] = [
+const UPSERTS_BEFORE_POLICY_FLIPS: [MapId; 8] = [
     MapId::BACKENDS_V4,
     MapId::BACKENDS_V6,
     MapId::FRONTENDS_V4,
     MapId::FRONTENDS_V6,
     MapId::ROUTES_V4,
     MapId::ROUTES_V6,
+    MapId::NETNS,
     MapId::POLICIES,
 ];
 
@@ -190,7 +209,8 @@ const POLICY_FLIPS: [MapId; 6] = [
 const POLICY_DELETES: [MapId; 5] =
     [MapId::ENDPOINTS_V6, MapId::ENDPOINTS_V4, MapId::CIDRS_V6, MapId::CIDRS_V4, MapId::POLICIES];
 
-const OTHER_DELETES: [MapId; 6] = [
+const OTHER_DELETES: [MapId; 7] = [
+    MapId::NETNS,
     MapId::ROUTES_V6,
     MapId::ROUTES_V4,
     MapId::FRONTENDS_V6,

@@ -41,6 +41,11 @@ pub(super) fn render(state: &ClusterState, changed: &Changed, desired: &mut Desi
             desired.problems.push(Problem { scope: Scope::Endpoint(*addr), object, text });
         }
     }
+    for netns in &changed.netns {
+        // A pod may have several interfaces.
+        let is_pods = state.endpoints().any(|endpoint| endpoint.netns == Some(*netns));
+        desired.netns.insert(*netns, is_pods);
+    }
 }
 
 /// What to say of an interface without a Pod object. While ADD waits for the object, nothing.

@@ -7,6 +7,7 @@ mod service;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU64,
     sync::Arc,
 };
 
@@ -59,6 +60,8 @@ pub struct Desired {
     pub cidrs: Option<BTreeMap<IpNetwork, ClassId>>,
     pub endpoints: BTreeMap<IpAddr, Option<EndpointEntry>>,
     pub routes: BTreeMap<IpNetwork, Option<Route>>,
+    /// Whether a network namespace is that of a local pod.
+    pub netns: BTreeMap<NonZeroU64, bool>,
     pub problems: Vec<Problem>,
 }
 
@@ -134,5 +137,6 @@ fn all_scopes(state: &ClusterState) -> Changed {
         sets: state.compiled.sets().map(|(id, _)| id).collect(),
         cidrs: true,
         routes: state.nodes.cidrs(),
+        netns: state.endpoints().filter_map(|endpoint| endpoint.netns).collect(),
     }
 }

@@ -1,5 +1,5 @@
 //! What an update made dirty: the scopes of the maps that must be rendered again.
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU64};
 
 use ipnetwork::IpNetwork;
 
@@ -28,6 +28,8 @@ pub struct Changed {
     pub cidrs: bool,
     /// Pod CIDRs of nodes.
     pub routes: BTreeSet<IpNetwork>,
+    /// Network namespaces of local pods.
+    pub netns: BTreeSet<NonZeroU64>,
 }
 
 impl Changed {
@@ -53,5 +55,6 @@ impl Changed {
         self.classes.extend(other.classes);
         self.sets.extend(other.sets);
         self.routes.extend(other.routes);
+        self.netns.extend(other.netns);
     }
 }

@@ -107,6 +107,7 @@ impl Workloads {
             self.departed.remove(&attachment);
         }
         if let Some(old) = self.endpoints.remove(&attachment) {
+            changed.netns.extend(old.netns);
             for addr in old.ips {
                 self.endpoint_addresses.remove(&(addr, attachment.clone()));
                 changed.endpoints.insert(addr);
@@ -114,6 +115,7 @@ impl Workloads {
             }
         }
         if let Some(endpoint) = new {
+            changed.netns.extend(endpoint.netns);
             for addr in &endpoint.ips {
                 self.endpoint_addresses.insert((*addr, attachment.clone()));
                 changed.endpoints.insert(*addr);

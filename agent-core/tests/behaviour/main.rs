@@ -4,6 +4,7 @@ mod departed;
 mod golden;
 mod lab;
 mod names;
+mod netns;
 mod oracle;
 mod restart;
 mod routes;

@@ -117,6 +117,7 @@ impl Shared {
             host_ifindex: interface.host_ifindex,
             host_mac: interface.host_mac,
             pod_mac: interface.pod_mac,
+            netns: interface.netns,
         };
         let attachment = id(attachment);
         let endpoint = self.with_ipam(|ipam, _| ipam.leases.endpoint(&attachment, interface))?;

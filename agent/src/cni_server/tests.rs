@@ -85,7 +85,8 @@ impl Agent {
 
     async fn attach(&self, container: &str) -> Result<Reply, Error> {
         let host_ifname = host_ifname(&attachment(container));
-        let interface = Interface { host_ifname, host_ifindex: 7, host_mac: [2; 6], pod_mac: [4; 6] };
+        let interface =
+            Interface { host_ifname, host_ifindex: 7, host_mac: [2; 6], pod_mac: [4; 6], netns: None };
         self.call(Request::Attach { attachment: attachment(container), interface }).await
     }
 
@@ -224,8 +225,13 @@ async fn an_interface_that_is_not_the_attachments_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (agent, _) = Agent::start(dir.path(), &Living::default(), Loop::Programs);
     agent.reserve("a").await.unwrap();
-    let interface =
-        Interface { host_ifname: "eth0".into(), host_ifindex: 2, host_mac: [2; 6], pod_mac: [4; 6] };
+    let interface = Interface {
+        host_ifname: "eth0".into(),
+        host_ifindex: 2,
+        host_mac: [2; 6],
+        pod_mac: [4; 6],
+        netns: None,
+    };
     let error = agent.call(Request::Attach { attachment: attachment("a"), interface }).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Invalid);
     assert!(error.message.contains("host_ifname"), "{error}");

@@ -1,6 +1,7 @@
 //! Loading the programs: the embedded object, its constants, and the pinned maps in place of its own.
 use std::{
     collections::HashMap,
+    num::NonZeroU64,
     os::fd::{AsFd as _, BorrowedFd},
     panic::resume_unwind,
     thread,
@@ -52,6 +53,8 @@ pub(crate) struct LoadOptions {
     pub(crate) cut_established: bool,
     pub(crate) socket_lb: bool,
     pub(crate) services: Services,
+    /// Cookie of the network namespace of this host.
+    pub(crate) host_netns: NonZeroU64,
 }
 
 impl LoadOptions {
@@ -74,7 +77,7 @@ impl LoadOptions {
         if self.cut_established {
             flags |= flag::CUT_ESTABLISHED;
         }
-        Config { flags, ..Config::DEFAULT }
+        Config { host_netns: self.host_netns.get(), flags, ..Config::DEFAULT }
     }
 }
 

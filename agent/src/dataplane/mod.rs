@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
 };
 
+use agent_api::netns;
 use agent_core::{
     entry,
     model::{endpoint::Endpoint, node::Services},
@@ -57,6 +58,8 @@ pub enum DataplaneError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error("cannot tell the network namespace of this host")]
+    Netns(#[source] io::Error),
     #[error("cannot start the thread that expires conntrack entries")]
     Collector(#[source] io::Error),
 }
@@ -93,8 +96,9 @@ impl Dataplane {
         dir.create()?;
         let lock = lock::acquire(&dir)?;
         let maps = Arc::new(Maps::open_or_create(&dir)?);
+        let host_netns = netns::cookie().map_err(DataplaneError::Netns)?;
         let (cut_established, socket_lb) = (config.cut_established, !config.no_socket_lb);
-        let options = LoadOptions { cut_established, socket_lb, services };
+        let options = LoadOptions { cut_established, socket_lb, services, host_netns };
         tracing::info!("loading the eBPF object sha256:{}", load::object_hash());
         let links = Links::new(dir.clone(), cgroup);
         let programs = install(&dir, &links, options)?;

@@ -187,6 +187,8 @@ fn decode(bytes: &[u8]) -> Result<Stored, Damage> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use agent_core::model::{ObjectName, endpoint::AttachmentId};
 
     use super::*;
@@ -201,6 +203,7 @@ mod tests {
             host_ifindex: u32::from(number),
             host_mac: [2, 0, 0, 0, 0, number],
             pod_mac: [2, 0, 0, 0, 1, number],
+            netns: NonZeroU64::new(4000 + u64::from(number)),
         }
     }
 

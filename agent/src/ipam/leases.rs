@@ -2,6 +2,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -43,6 +44,7 @@ pub struct Interface {
     pub host_ifindex: u32,
     pub host_mac: MacAddr,
     pub pod_mac: MacAddr,
+    pub netns: Option<NonZeroU64>,
 }
 
 /// Why there is no address, or no lease.
@@ -158,6 +160,7 @@ impl Leases {
             host_ifindex: interface.host_ifindex,
             host_mac: interface.host_mac,
             pod_mac: interface.pod_mac,
+            netns: interface.netns,
         })
     }
 
@@ -298,8 +301,13 @@ mod tests {
         let mut leases = leases(&["10.0.0.0/24"]);
         reserve(&mut leases, 1, 0).unwrap();
         reserve(&mut leases, 2, 0).unwrap();
-        let interface =
-            Interface { host_ifname: "mr1".into(), host_ifindex: 7, host_mac: [1; 6], pod_mac: [2; 6] };
+        let interface = Interface {
+            host_ifname: "mr1".into(),
+            host_ifindex: 7,
+            host_mac: [1; 6],
+            pod_mac: [2; 6],
+            netns: None,
+        };
         let endpoint = leases.endpoint(&id(2), interface).unwrap();
         leases.attach(endpoint);
         assert!(leases.abandoned(RESERVATION_LIFETIME).is_empty());
@@ -308,8 +316,13 @@ mod tests {
 
     #[test]
     fn an_interface_without_reservation_is_refused() {
-        let interface =
-            Interface { host_ifname: "mr1".into(), host_ifindex: 7, host_mac: [1; 6], pod_mac: [2; 6] };
+        let interface = Interface {
+            host_ifname: "mr1".into(),
+            host_ifindex: 7,
+            host_mac: [1; 6],
+            pod_mac: [2; 6],
+            netns: None,
+        };
         let error = leases(&["10.0.0.0/24"]).endpoint(&id(1), interface).unwrap_err();
         assert_eq!(error, LeaseError::NotReserved(id(1)));
     }

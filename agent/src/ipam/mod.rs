@@ -55,6 +55,7 @@ impl Survivor {
             host_ifindex: self.host_ifindex,
             host_mac: self.host_mac,
             pod_mac: self.pod_mac?,
+            netns: label.netns,
         })
     }
 }
@@ -188,6 +189,8 @@ pub fn time_since_boot() -> io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use agent_api::{Attachment, PodRef};
 
     use super::*;
@@ -203,6 +206,7 @@ mod tests {
             label: Some(Label {
                 network: "pods".into(),
                 attachment: Attachment { container_id: format!("c{number}"), ifname: "eth0".into() },
+                netns: NonZeroU64::new(4000 + u64::from(number)),
                 pod: Some(PodRef { namespace: "ns".into(), name: format!("web-{number}"), uid: "u".into() }),
             }),
             pod_mac: Some([2, 0, 0, 0, 1, number]),

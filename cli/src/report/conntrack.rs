@@ -211,7 +211,7 @@ mod tests {
             closed: 0,
             reset: 0,
             backend_gone: 0,
-            reserved: 0,
+            client_zone: 0,
         };
         Entry { ends, nat, state, is_established: true }
     }

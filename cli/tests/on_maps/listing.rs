@@ -106,7 +106,7 @@ fn tracked_flows_are_listed_and_filtered() {
         closed: 0,
         reset: 0,
         backend_gone: 0,
-        reserved: 0,
+        client_zone: 0,
     };
     let entry = CtEntryV4 {
         state,

@@ -1,6 +1,7 @@
 //! ADD: the pod gets its interface, and the answer comes when its policy is in force.
 use std::{
     io,
+    num::NonZeroU64,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 use agent_api::{
     Attachment, Interface, Network, PodRef,
     interface::{Label, POD_ROUTE_PROTOCOL, Side, host_ifname, mac_address},
+    netns::cookie,
     pending,
 };
 use ipnetwork::IpNetwork;
@@ -140,11 +142,18 @@ impl Place<'_> {
         let label = Label {
             network: self.conf.name.clone(),
             attachment: self.attachment.clone(),
+            netns: self.cookie(),
             pod: Some(self.pod.clone()),
         };
         let Some(alias) = label.to_alias() else { return Ok(()) };
         self.host_socket.set_alias(host.index, &alias)?;
         self.pod_socket.set_alias(pod.index, &alias)
+    }
+
+    /// The kernel's number of the pod's namespace. Without it the pod's sockets are left alone, and what they send is
+    /// translated packet by packet.
+    fn cookie(&self) -> Option<NonZeroU64> {
+        self.netns.inside(cookie).ok()?.ok()
     }
 
     /// Configures the pair. Nothing can pass before the agent has attached its programs, because both ends are down.
@@ -157,6 +166,7 @@ impl Place<'_> {
             host_ifindex: host.index,
             host_mac: mac_address(&self.attachment, Side::Host),
             pod_mac: mac_address(&self.attachment, Side::Pod),
+            netns: self.cookie(),
         };
         agent.attach(&self.attachment, interface)?;
         self.activate(network, host, pod)

@@ -17,7 +17,7 @@ use crate::{
     family::{V4, V6},
     flow::Scratch,
     packet::{self, Kind, Packet, Parse, ethertype},
-    stage::{antispoof, forward, reject},
+    stage::{antispoof, forward, nat, reject},
 };
 
 /// What leaves a pod.
@@ -65,13 +65,17 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
     };
     let through_stack = config::beside_kube_proxy();
     // Translated between two pods of this node, kube-proxy's side sees nothing of it in either direction.
-    let deliver_past_stack = !through_stack || matches!(flow, Flow::Translated);
+    let deliver_past_stack = !through_stack || matches!(flow, Flow::Translated | Flow::Beside);
     let destination = match flow {
         Flow::Known => destination,
         Flow::Translated => local_pod::<F>(&scratch.packet.tuple.destination),
-        Flow::New => {
-            if source.is_isolated() || destination.is_isolated() {
-                judge_and_open::<F>(scratch, source.egress_set, destination.ingress_set)?;
+        Flow::New | Flow::Beside => {
+            let is_beside = matches!(flow, Flow::Beside);
+            if is_beside || source.is_isolated() || destination.is_isolated() {
+                judge_and_open::<F>(scratch, source.egress_set, destination.ingress_set, is_beside)?;
+            }
+            if is_beside {
+                nat::translate::<F>(ctx, scratch)?;
             }
             destination
         }

@@ -1,6 +1,10 @@
 //! The packets of a flow that exists, or of an ICMP error about one.
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{conntrack::CtState, policy::Direction, verdict::DropReason};
+use dataplane_common::{
+    conntrack::{CtState, half, zone},
+    policy::Direction,
+    verdict::DropReason,
+};
 
 use super::judge_openers;
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
     global::global,
     packet::{self, Fragment, Kind, Parse},
     stage::{
-        conntrack::{self, Hit, change},
+        conntrack::{self, Hit, change, direct, find},
         icmp_error, nat, policy,
     },
 };
@@ -25,18 +29,21 @@ pub(super) enum Flow {
     Translated,
     /// It goes to a service that has no backend.
     WithoutBackend,
+    /// New, and a translated flow has its two ends: what is opened gets another source port.
+    Beside,
     Dropped(DropReason),
 }
 
 impl Flow {
     /// As a global function returns it.
     #[inline(always)]
-    pub(super) fn code(self) -> u32 {
+    pub(super) const fn code(self) -> u32 {
         match self {
             Self::New => 0,
             Self::Known => 1,
             Self::Translated => 2,
             Self::WithoutBackend => 3,
+            Self::Beside => 4,
             Self::Dropped(reason) => DROPPED + reason as u32,
         }
     }
@@ -48,6 +55,7 @@ impl Flow {
             1 => Self::Known,
             2 => Self::Translated,
             3 => Self::WithoutBackend,
+            4 => Self::Beside,
             _ => Self::Dropped(DropReason::numbered(code - DROPPED).unwrap_or(DropReason::Truncated)),
         }
     }
@@ -69,7 +77,7 @@ pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr
 /// Conntrack → policy (once per epoch) → NAT.
 #[inline(always)]
 fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
-    let flow = Flow::of_code(advanced::<F>(scratch));
+    let flow = Flow::of_code(found::<F>(scratch));
     if scratch.changes != 0 {
         conntrack::change::<F>(scratch);
     }
@@ -82,26 +90,70 @@ fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow
 }
 
 global! {
+    /// See [`in_its_zone`]: what [`advance`] says of the packet's flow.
+    fn found() -> u32 = advance_in_its_zone, find_flow_v4, find_flow_v6
+}
+
+global! {
+    /// See [`in_its_zone`]: what [`find_quoted`] says of a flow.
+    fn found_quoted() -> u32 = quoted_in_its_zone, find_quoted_v4, find_quoted_v6
+}
+
+#[inline(always)]
+fn advance_in_its_zone<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+    in_its_zone::<F>(scratch, advanced::<F>)
+}
+
+#[inline(always)]
+fn quoted_in_its_zone<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+    in_its_zone::<F>(scratch, quoted::<F>)
+}
+
+/// Looks for a flow where most are, and then among those beside another flow: where one is in the way, or where there
+/// is any, which is rare.
+#[inline(always)]
+fn in_its_zone<F: Family>(
+    scratch: &mut Scratch<F::Addr>,
+    look: impl Fn(&mut Scratch<F::Addr>, u32) -> u32,
+) -> u32 {
+    const NEW: u32 = Flow::New.code();
+    scratch.changes = 0;
+    let code = look(scratch, u32::from(zone::POD));
+    let is_nothing_found = code == NEW && scratch.changes == 0;
+    if code == Flow::Beside.code() || (is_nothing_found && direct::is_in_use()) {
+        let beside = look(scratch, u32::from(zone::DIRECT));
+        if beside != NEW {
+            direct::note();
+            return beside;
+        }
+    }
+    code
+}
+
+global! {
     /// See [`advance`].
-    fn advanced() -> u32 = advance, known_flow_v4, known_flow_v6
+    fn advanced(zone) -> u32 = advance, known_flow_v4, known_flow_v6
 }
 
 /// Everything but what is written to flow and packet: the code of what became of its flow.
 #[inline(always)]
-fn advance<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
-    advance_flow::<F>(scratch).unwrap_or_else(Flow::Dropped).code()
+fn advance<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
+    advance_flow::<F>(scratch, zone).unwrap_or_else(Flow::Dropped).code()
 }
 
 #[inline(always)]
-fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
     scratch.changes = 0;
-    let Some(hit) = conntrack::find::<F>(&scratch.packet.tuple, &mut scratch.state, &mut scratch.translation)
+    let Some(hit) = find::<F>(&scratch.packet.tuple, zone, &mut scratch.state, &mut scratch.translation)
     else {
         return Ok(Flow::New);
     };
-    // A SYN may open a flow over what has ended, also one that was translated between the same ends.
+    // A SYN may open a flow over what has ended.
     let is_reopened = conntrack::is_reopened(&scratch.state, &scratch.packet);
-    let is_translated = !is_reopened && hit.is_translated(&scratch.state)?;
+    if hit.is_against(&scratch.state) && (!is_reopened || direct::is_in_use()) {
+        return taken(&hit, zone);
+    }
+    let is_translated = scratch.state.half != half::PLAIN;
     let (mut changes, mut denied) = (0, None);
     if is_reopened {
         changes = change::FORGOTTEN;
@@ -127,6 +179,17 @@ fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropR
         return Err(reason);
     }
     Ok(if is_translated { Flow::Translated } else { Flow::Known })
+}
+
+/// What becomes of a packet whose two ends are those of another flow.
+#[inline(always)]
+fn taken<F: Family>(hit: &Hit<F>, zone: u32) -> Result<Flow, DropReason> {
+    match (zone == u32::from(zone::POD), hit.is_original) {
+        (false, _) => Ok(Flow::New),
+        (true, true) => Ok(Flow::Beside),
+        // It travels as if it came from the frontend of that flow.
+        (true, false) => Err(DropReason::NatPortsExhausted),
+    }
 }
 
 /// Whether a flow is to be judged once more. A denied one is each time: what allows more raises no epoch.
@@ -204,7 +267,9 @@ fn related_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Fl
 fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     let embedded = packet::embedded::<F>(ctx, &scratch.packet)?;
     scratch.judged = embedded.tuple.reversed();
-    let flow = Flow::of_code(quoted::<F>(scratch));
+    let found = Flow::of_code(found_quoted::<F>(scratch));
+    // No flow is quoted that only could be.
+    let flow = if matches!(found, Flow::Beside) { Flow::New } else { found };
     if matches!(flow, Flow::Translated) {
         icmp_error::translate::<F>(ctx, scratch, &embedded)?;
     }
@@ -213,20 +278,20 @@ fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<
 
 global! {
     /// See [`find_quoted`].
-    fn quoted() -> u32 = find_quoted, quoted_flow_v4, quoted_flow_v6
+    fn quoted(zone) -> u32 = find_quoted, quoted_flow_v4, quoted_flow_v6
 }
 
 /// The code of the flow that an ICMP error is related to: an error travels as `scratch.judged` does, the answer to the
 /// packet that it quotes.
 #[inline(always)]
-fn find_quoted<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
-    relate::<F>(scratch).unwrap_or_else(Flow::Dropped).code()
+fn find_quoted<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
+    relate::<F>(scratch, zone).unwrap_or_else(Flow::Dropped).code()
 }
 
 /// Only who sent the quoted packet learns of it, and of pods only the one that it was sent to may tell: pods are no
 /// routers. Anything else is a message of its own.
 #[inline(always)]
-fn relate<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+fn relate<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
     let (sender, answer) = (&scratch.packet.tuple, &scratch.judged);
     if sender.destination != answer.destination {
         return Ok(Flow::New);
@@ -234,10 +299,13 @@ fn relate<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason>
     if sender.source != answer.source && is_pod::<F>(&sender.source) {
         return Ok(Flow::New);
     }
-    let Some(hit) = conntrack::find::<F>(answer, &mut scratch.state, &mut scratch.translation) else {
+    let Some(hit) = find::<F>(answer, zone, &mut scratch.state, &mut scratch.translation) else {
         return Ok(Flow::New);
     };
-    let is_translated = hit.is_translated(&scratch.state)?;
+    if hit.is_against(&scratch.state) {
+        return taken(&hit, zone);
+    }
+    let is_translated = scratch.state.half != half::PLAIN;
     if is_stale(&scratch.state) && judge_again::<F>(&hit, scratch, is_translated).is_some() {
         // Not a packet of the flow: nothing of it is remembered, and it is not counted as denied.
         return Err(DropReason::UnrelatedIcmpError);

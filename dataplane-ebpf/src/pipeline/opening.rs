@@ -1,6 +1,6 @@
 //! The first packet of a flow.
 use aya_ebpf::programs::TcContext;
-use dataplane_common::verdict::DropReason;
+use dataplane_common::{conntrack::zone, verdict::DropReason};
 
 use super::{judge_openers, known::Flow, local_pod};
 use crate::{
@@ -53,7 +53,8 @@ fn translate_new<F: Parse>(
         scratch.translation.source = F::HAIRPIN;
     }
     nat::mark_translated::<F>(&scratch.packet.tuple.source);
-    let opening = Opening { service_id, allowed, is_from_host: false, is_mid_stream: false };
+    let opening =
+        Opening { service_id, allowed, is_from_host: false, is_mid_stream: false, client_zone: zone::POD };
     conntrack::open_translated::<F>(scratch, &opening)?;
     nat::translate::<F>(ctx, scratch)?;
     Ok(Flow::Translated)
@@ -69,19 +70,20 @@ fn without_flow<A: Copy>(packet: &Packet<A>) -> Result<Flow, DropReason> {
     Err(DropReason::MidStream)
 }
 
-/// Policy → conntrack for the first packet of a flow that is not translated.
+/// Policy → conntrack for the first packet of a flow to no frontend; beside a translated one it is then to be translated.
 #[inline(always)]
 pub(super) fn judge_and_open<F: Parse>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
+    is_beside: bool,
 ) -> Result<(), DropReason> {
     match (scratch.packet.kind, scratch.packet.fragment) {
         (Kind::IcmpError, _) => return Err(DropReason::UnrelatedIcmpError),
         (_, Fragment::Orphan) => return Err(DropReason::FragmentWithoutFirst),
         _ => {}
     }
-    opened(open_if_allowed::<F>(scratch, egress_set, ingress_set))
+    opened(open_if_allowed::<F>(scratch, egress_set, ingress_set, u32::from(is_beside)))
 }
 
 /// The first packet from this host to a pod. The pod's own node always reaches it: kubelet's probes must pass. But a
@@ -96,13 +98,13 @@ pub(super) fn open_from_host<F: Parse>(scratch: &mut Scratch<F::Addr>) -> Result
 fn opened(code: u32) -> Result<(), DropReason> {
     match Flow::of_code(code) {
         Flow::Dropped(reason) => Err(reason),
-        Flow::New | Flow::Known | Flow::Translated | Flow::WithoutBackend => Ok(()),
+        Flow::New | Flow::Known | Flow::Translated | Flow::WithoutBackend | Flow::Beside => Ok(()),
     }
 }
 
 global! {
     /// See [`open_allowed`].
-    fn open_if_allowed(egress_set, ingress_set) -> u32 = allowed_code, judge_and_open_v4, judge_and_open_v6
+    fn open_if_allowed(egress_set, ingress_set, is_beside) -> u32 = allowed_code, judge_and_open_v4, judge_and_open_v6
 }
 
 global! {
@@ -111,8 +113,14 @@ global! {
 }
 
 #[inline(always)]
-fn allowed_code<F: Family>(scratch: &mut Scratch<F::Addr>, egress_set: u32, ingress_set: u32) -> u32 {
-    open_allowed::<F>(scratch, egress_set, ingress_set).map_or_else(Flow::Dropped, |()| Flow::New).code()
+fn allowed_code<F: Family>(
+    scratch: &mut Scratch<F::Addr>,
+    egress_set: u32,
+    ingress_set: u32,
+    is_beside: u32,
+) -> u32 {
+    let opened = open_allowed::<F>(scratch, egress_set, ingress_set, is_beside != 0);
+    opened.map_or_else(Flow::Dropped, |()| Flow::New).code()
 }
 
 #[inline(always)]
@@ -125,14 +133,28 @@ fn open_allowed<F: Family>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
+    is_beside: bool,
 ) -> Result<(), DropReason> {
     scratch.judged = scratch.packet.tuple;
     if scratch.packet.is_mid_stream() {
+        if is_beside {
+            return Err(DropReason::NatPortsExhausted);
+        }
         judge_openers::<F>(scratch, true).map_err(|_| DropReason::MidStream)?;
         open::<F>(scratch, Allowed::NO_RULE, false);
         return Ok(());
     }
     let allowed = policy::judge::<F>(scratch, egress_set, ingress_set)?;
+    if is_beside {
+        let opening = Opening {
+            service_id: 0,
+            allowed,
+            is_from_host: false,
+            is_mid_stream: false,
+            client_zone: zone::DIRECT,
+        };
+        return conntrack::open_beside::<F>(scratch, &opening);
+    }
     open::<F>(scratch, allowed, false);
     Ok(())
 }
@@ -155,7 +177,7 @@ fn open<F: Family>(scratch: &mut Scratch<F::Addr>, allowed: Allowed, is_from_hos
     // A reset opens nothing, and an error belongs to another flow.
     if packet.kind == Kind::Flow && packet.tcp_flags & packet::tcp::RST == 0 {
         let is_mid_stream = packet.is_mid_stream();
-        let opening = Opening { service_id: 0, allowed, is_from_host, is_mid_stream };
+        let opening = Opening { service_id: 0, allowed, is_from_host, is_mid_stream, client_zone: zone::POD };
         conntrack::open::<F>(scratch, &opening);
     }
 }

@@ -67,13 +67,14 @@ pub(super) fn enter<F: Parse>(
     match find_flow::<F>(ctx, scratch) {
         Flow::New => {}
         Flow::Dropped(reason) => return Err(reason),
+        Flow::Beside => return Err(DropReason::NatPortsExhausted),
         Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(()),
     }
     if destination.is_isolated() {
         if from_host {
             open_from_host::<F>(scratch)?;
         } else {
-            judge_and_open::<F>(scratch, 0, destination.ingress_set)?;
+            judge_and_open::<F>(scratch, 0, destination.ingress_set, false)?;
         }
     }
     Ok(())

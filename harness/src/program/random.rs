@@ -161,6 +161,7 @@ impl Generator<'_> {
             host_ifindex: self.interfaces[usize::from(n)],
             host_mac: host_mac(n),
             pod_mac: pod_mac(n),
+            netns: None,
         }))
     }
 

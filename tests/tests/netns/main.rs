@@ -25,6 +25,7 @@ mod restart;
 mod revocation;
 mod said;
 mod second_interface;
+mod socket_owners;
 mod sockets;
 mod spoofing;
 mod static_pods;

@@ -1,4 +1,5 @@
 //! One behaviour of the tc programs at a time, in both families: packet in, verdict and packet out.
+mod beside;
 mod budget;
 mod conntrack;
 mod errors;

@@ -110,6 +110,7 @@ fn endpoint(n: u8, interface: u32) -> Update {
         host_ifindex: interface,
         host_mac: host_mac(n),
         pod_mac: pod_mac(n),
+        netns: None,
     }))
 }
 

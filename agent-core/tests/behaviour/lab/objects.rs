@@ -93,6 +93,7 @@ pub(crate) fn endpoint_of(pod: &Pod) -> Endpoint {
         host_ifindex: 100 + u32::from(fourth),
         host_mac: [2, 0, 0, 0, third, fourth],
         pod_mac: [2, 0, 0, 1, third, fourth],
+        netns: None,
     }
 }
 

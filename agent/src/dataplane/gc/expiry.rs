@@ -92,7 +92,7 @@ mod tests {
         closed: 0,
         reset: 0,
         backend_gone: 0,
-        reserved: 0,
+        client_zone: 0,
     };
     const NEW: Circumstances = Circumstances { is_established: false, is_crowded: false };
     const ESTABLISHED: Circumstances = Circumstances { is_established: true, is_crowded: false };

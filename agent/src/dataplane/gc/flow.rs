@@ -87,12 +87,15 @@ impl Flow {
     /// Key of the other half of a translated flow.
     pub(super) fn partner_key(&self, family: Family) -> Option<Vec<u8>> {
         let (source, destination) = self.nat?;
-        key(family, source, destination, self.proto)
+        let zone = if self.state.half == half::BACKEND { self.state.client_zone } else { zone::POD };
+        key(family, source, destination, self.proto, zone)
     }
 
-    /// For the half that the client's packets match: the frontend that it asked for, and its backend.
+    /// For the half that the client's packets match: the frontend that it asked for, and its backend. `None` where it
+    /// asked the backend directly.
     pub(super) fn service(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let (_, backend) = self.nat.filter(|_| self.state.half == half::CLIENT)?;
+        let is_service = self.state.half == half::CLIENT && self.state.client_zone == zone::POD;
+        let (_, backend) = self.nat.filter(|_| is_service)?;
         let frontend = if self.state.origin_high != 0 { self.low } else { self.high };
         Some((frontend, backend))
     }
@@ -121,8 +124,8 @@ impl Flow {
 
 /// The key that both directions of a flow share: its ends in ascending order of their raw words, as the programs
 /// compare them. `None` when an end is of the other family.
-fn key(family: Family, one: SocketAddr, other: SocketAddr, proto: u8) -> Option<Vec<u8>> {
-    let (zone, reserved) = (zone::POD, [0; 2]);
+fn key(family: Family, one: SocketAddr, other: SocketAddr, proto: u8, zone: u8) -> Option<Vec<u8>> {
+    let reserved = [0; 2];
     match family {
         Family::V4 => {
             let ends = [raw_v4(one)?, raw_v4(other)?];
@@ -206,7 +209,8 @@ pub(super) mod tests {
         entry.state.half = half;
         entry.state.origin_high = u8::from(raw_v4(ends.0).unwrap() > raw_v4(ends.1).unwrap());
         change(&mut entry.state);
-        (key(Family::V4, ends.0, ends.1, proto::UDP).unwrap(), entry.as_bytes().to_vec())
+        let zone = if half == half::CLIENT { entry.state.client_zone } else { zone::POD };
+        (key(Family::V4, ends.0, ends.1, proto::UDP, zone).unwrap(), entry.as_bytes().to_vec())
     }
 
     fn end(text: &str) -> SocketAddr {
@@ -222,6 +226,23 @@ pub(super) mod tests {
         let backend_flow = Flow::parse(Family::V4, &backend_key, &backend_value).unwrap();
         assert_eq!(client_flow.partner_key(Family::V4), Some(backend_key));
         assert_eq!(backend_flow.partner_key(Family::V4), Some(client_key));
+    }
+
+    #[test]
+    fn a_flow_beside_a_translated_one_has_a_half_in_a_zone_of_its_own_and_no_service() {
+        let (client, other_port, backend) =
+            (end("10.0.0.2:4000"), end("10.0.0.2:40001"), end("10.0.1.9:5353"));
+        let is_direct = |state: &mut CtState| state.client_zone = zone::DIRECT;
+        let (client_key, client_value) =
+            entry(half::CLIENT, (client, backend), (other_port, backend), is_direct);
+        let (backend_key, backend_value) =
+            entry(half::BACKEND, (other_port, backend), (backend, client), is_direct);
+        let client_flow = Flow::parse(Family::V4, &client_key, &client_value).unwrap();
+        let backend_flow = Flow::parse(Family::V4, &backend_key, &backend_value).unwrap();
+        assert_eq!(client_flow.partner_key(Family::V4), Some(backend_key));
+        assert_eq!(backend_flow.partner_key(Family::V4), Some(client_key));
+        assert_eq!(client_flow.service(), None);
+        assert_eq!(backend_flow.ends(), client_flow.ends());
     }
 
     #[test]
@@ -254,11 +275,11 @@ pub(super) mod tests {
         for (family, one, other) in
             [(Family::V4, "10.0.0.2:1", "10.0.0.2:2"), (Family::V6, "[fd00::1]:256", "[fd00::1]:1")]
         {
-            let there = key(family, end(one), end(other), proto::TCP);
+            let there = key(family, end(one), end(other), proto::TCP, zone::POD);
             assert!(there.is_some());
-            assert_eq!(there, key(family, end(other), end(one), proto::TCP));
+            assert_eq!(there, key(family, end(other), end(one), proto::TCP, zone::POD));
         }
-        assert_eq!(key(Family::V4, end("[fd00::1]:1"), end("10.0.0.1:2"), proto::TCP), None);
+        assert_eq!(key(Family::V4, end("[fd00::1]:1"), end("10.0.0.1:2"), proto::TCP, zone::POD), None);
     }
 
     #[test]

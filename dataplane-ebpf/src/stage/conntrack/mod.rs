@@ -1,4 +1,5 @@
 //! Finds, refreshes and remembers flows. The design stands in `dataplane_common::conntrack`.
+pub(crate) mod direct;
 mod open;
 mod share;
 
@@ -6,13 +7,12 @@ use core::mem::offset_of;
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_jiffies64};
 use dataplane_common::{
-    conntrack::{CtState, half},
+    conntrack::{CtState, half, zone},
     net::{Be16, proto},
-    verdict::DropReason,
 };
 
 use self::open::restore;
-pub(crate) use self::open::{Opening, open, open_translated};
+pub(crate) use self::open::{Opening, open, open_beside, open_translated};
 use crate::{
     family::Family,
     flow::{Scratch, Tuple},
@@ -30,16 +30,30 @@ pub(crate) struct Hit<F: Family> {
 
 /// The key of a tuple, and whether its source is the high end.
 #[inline(always)]
-fn key<F: Family>(tuple: &Tuple<F::Addr>) -> (F::CtKey, bool) {
+fn key<F: Family>(tuple: &Tuple<F::Addr>, zone: u8) -> (F::CtKey, bool) {
     let source_is_high = if tuple.source == tuple.destination {
         tuple.destination_port.raw() < tuple.source_port.raw()
     } else {
         F::is_below(&tuple.destination, &tuple.source)
     };
     let key = if source_is_high {
-        F::ct_key(&tuple.destination, &tuple.source, tuple.destination_port, tuple.source_port, tuple.proto)
+        F::ct_key(
+            &tuple.destination,
+            &tuple.source,
+            tuple.destination_port,
+            tuple.source_port,
+            tuple.proto,
+            zone,
+        )
     } else {
-        F::ct_key(&tuple.source, &tuple.destination, tuple.source_port, tuple.destination_port, tuple.proto)
+        F::ct_key(
+            &tuple.source,
+            &tuple.destination,
+            tuple.source_port,
+            tuple.destination_port,
+            tuple.proto,
+            zone,
+        )
     };
     (key, source_is_high)
 }
@@ -70,19 +84,15 @@ macro_rules! set {
 }
 
 impl<F: Family> Hit<F> {
-    /// Whether the packet is to be translated.
-    ///
-    /// The half that a client sends on translates what the client sends, the other half what the backend sends. A
-    /// packet in the wrong direction belongs to an untranslated flow between the same ends: it cannot be told from
-    /// the translated one when its answer comes, so it does not get through.
+    /// Whether the packet belongs to another flow between the same ends: the half that a client sends on translates
+    /// what the client sends, the other half what the backend sends.
     #[inline(always)]
-    pub(crate) fn is_translated(&self, state: &CtState) -> Result<bool, DropReason> {
-        let is_original = match state.half {
-            half::PLAIN => return Ok(false),
-            half::CLIENT => true,
-            _ => false,
-        };
-        if self.is_original == is_original { Ok(true) } else { Err(DropReason::NatPortsExhausted) }
+    pub(crate) fn is_against(&self, state: &CtState) -> bool {
+        match state.half {
+            half::PLAIN => false,
+            half::CLIENT => !self.is_original,
+            _ => self.is_original,
+        }
     }
 
     /// Notes that a packet came: a flow that is still in use does not expire, a denied one neither. Tells what this
@@ -144,13 +154,16 @@ fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32
     const COUNTED: u32 = change::PROMOTED | change::CLOSED | change::FORGOTTEN;
     scratch.payer = if changes & COUNTED == 0 { 0 } else { share::payer::<F>(scratch, changes) };
     if changes & !(change::KEPT | change::IS_ORIGINAL) != 0 {
-        change_half::<F>(&scratch.packet.tuple, None, scratch, changes);
+        let zone = zone(scratch.state.half, &scratch.state);
+        change_half::<F>(&scratch.packet.tuple, zone, None, scratch, changes);
     }
     if scratch.state.half == half::PLAIN {
         return 0;
     }
+    let zone = zone(half::CLIENT + half::BACKEND - scratch.state.half, &scratch.state);
     // What its key holds is the other half only if it turns an answer to this packet back.
-    let is_there = change_half::<F>(&scratch.translation, Some(&scratch.packet.tuple), scratch, changes);
+    let is_there =
+        change_half::<F>(&scratch.translation, zone, Some(&scratch.packet.tuple), scratch, changes);
     if !is_there && changes & change::KEPT != 0 {
         share::note_eviction(share::payer::<F>(scratch, changes));
     }
@@ -160,11 +173,12 @@ fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32
 #[inline(never)]
 fn change_half<F: Family>(
     tuple: &Tuple<F::Addr>,
+    zone: u8,
     partner: Option<&Tuple<F::Addr>>,
     scratch: &Scratch<F::Addr>,
     changes: u32,
 ) -> bool {
-    let (key, _) = key::<F>(tuple);
+    let (key, _) = key::<F>(tuple, zone);
     let Some((entry, is_established)) = entry::<F>(&key) else { return false };
     if partner.is_some_and(|partner| F::ct_nat(entry, tuple.proto) != partner.reversed())
         || tag::<F>(entry) != F::ct_tag(&key)
@@ -301,14 +315,16 @@ fn now() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
-/// Finds the flow of a packet, and copies what is known of it: its state, and the tuple that a half writes.
+/// Finds the flow of a packet in a zone, and copies what is known of it: its state, and the tuple that a half writes.
 #[inline(always)]
 pub(crate) fn find<F: Family>(
     tuple: &Tuple<F::Addr>,
+    zone: u32,
     state: &mut CtState,
     translation: &mut Tuple<F::Addr>,
 ) -> Option<Hit<F>> {
-    let (key, source_is_high) = key::<F>(tuple);
+    #[expect(clippy::cast_possible_truncation, reason = "a value of `zone`")]
+    let (key, source_is_high) = key::<F>(tuple, zone as u8);
     let (entry, is_established) = entry::<F>(&key)?;
     // SAFETY: as for `tag`; what is copied of another flow is not used.
     *state = unsafe { F::ct_state(entry).read() };
@@ -320,6 +336,13 @@ pub(crate) fn find<F: Family>(
     }
     let is_original = (state.origin_high != 0) == source_is_high;
     Some(Hit { entry, is_established, is_original })
+}
+
+/// The zone of one half of a flow. Without a branch, for the verifier would walk both of its ends to the last.
+#[inline(always)]
+const fn zone(half: u8, state: &CtState) -> u8 {
+    const { assert!(half::CLIENT == 1 && half::BACKEND == 2 && zone::POD == 0) };
+    (half & half::CLIENT) * state.client_zone
 }
 
 /// Whether the packet starts a new flow over what is left of an old one.

@@ -9,7 +9,7 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
-use super::{key, now, remove};
+use super::{direct, key, now, remove, zone};
 use crate::{
     family::Family,
     flow::{Allowed, Scratch},
@@ -24,6 +24,8 @@ pub(crate) struct Opening {
     pub(crate) is_from_host: bool,
     /// Who opened it is not known.
     pub(crate) is_mid_stream: bool,
+    /// See [`CtState::client_zone`].
+    pub(crate) client_zone: u8,
 }
 
 impl Opening {
@@ -48,7 +50,7 @@ impl Opening {
             closed: 0,
             reset: 0,
             backend_gone: 0,
-            reserved: 0,
+            client_zone: self.client_zone,
         };
     }
 }
@@ -71,14 +73,38 @@ pub(crate) fn open_translated<F: Family>(
     opening: &Opening,
 ) -> Result<(), DropReason> {
     opening.prepare(scratch);
+    if put_both::<F>(scratch) != 0 { Ok(()) } else { Err(DropReason::NatPortsExhausted) }
+}
+
+global! {
+    /// See [`put_halves`].
+    fn put_both() -> u32 = put_halves, put_halves_v4, put_halves_v6
+}
+
+/// Creates both halves of a translated flow, if a port is found for it. 0 for false.
+#[inline(always)]
+fn put_halves<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
     for _ in 0..PORT_TRIES {
         if put_half::<F>(scratch, half::BACKEND) {
             put_half::<F>(scratch, half::CLIENT);
-            return Ok(());
+            return 1;
         }
         scratch.translation.source_port = random_port();
     }
-    Err(DropReason::NatPortsExhausted)
+    0
+}
+
+/// Opens a flow whose two ends are those of a translated one: its backend sees another port. netfilter does the same.
+#[inline(always)]
+pub(crate) fn open_beside<F: Family>(
+    scratch: &mut Scratch<F::Addr>,
+    opening: &Opening,
+) -> Result<(), DropReason> {
+    scratch.translation = scratch.packet.tuple;
+    scratch.translation.source_port = random_port();
+    open_translated::<F>(scratch, opening)?;
+    direct::note();
+    Ok(())
 }
 
 global! {
@@ -105,7 +131,9 @@ fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a value of `half`")]
     let half = half as u8;
     let is_backends = half == half::BACKEND;
-    let (key, origin_high) = key::<F>(if is_backends { &scratch.translation } else { &scratch.packet.tuple });
+    let zone = zone(half, &scratch.state);
+    let (key, origin_high) =
+        key::<F>(if is_backends { &scratch.translation } else { &scratch.packet.tuple }, zone);
     if is_backends {
         scratch.judged = scratch.packet.tuple.reversed();
     } else if half == half::CLIENT {
