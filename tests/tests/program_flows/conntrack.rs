@@ -1,7 +1,7 @@
 //! How flows are promoted, closed and opened again.
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bpf_maps::Entry;
-use dataplane_common::{maps::MapId, net::proto::TCP};
+use dataplane_common::{maps::MapId, net::proto::TCP, verdict::DropReason};
 use harness::{
     packet::flag,
     program::{NO_HOST, Verdict},
@@ -26,6 +26,44 @@ fn a_flow_is_established_by_its_third_packet_and_leaves_when_it_ends() -> Result
         world.b_sends(world.a, tcp(80, 4000, flag::FIN | flag::ACK))?;
         assert_eq!(world.flows()?, (1, 0));
         assert_eq!(world.a_sends(world.b, tcp(4000, 80, flag::ACK))?.verdict, INTO_B, "the last ACK passes");
+        assert_eq!(world.flows()?, (1, 0), "and does not bring it back");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_packet_against_the_translation_of_its_ends_does_not_pass() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.programs.frontend((world.vip, 80, TCP), 0, &[(world.b, 8080)], 0)?;
+        world.a_sends(world.vip, syn(4000, 80))?;
+        // Somebody plays the service towards its client, and the client speaks to the backend past the service.
+        for flags in [flag::SYN | flag::ACK, flag::ACK] {
+            let forged = world.to_a(world.vip, tcp(80, 4000, flags))?;
+            assert_eq!(forged.verdict, Verdict::Drop(DropReason::NatPortsExhausted));
+            let past = world.a_sends(world.b, tcp(4000, 8080, flags))?;
+            assert_eq!(past.verdict, Verdict::Drop(DropReason::NatPortsExhausted));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_element_that_another_flow_has_taken_is_not_this_flows() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        world.isolate(0, 0, SET_B, 0)?;
+        world.programs.class(world.a, CLASS)?;
+        world.programs.allow(SET_B, CLASS, TCP, 80, RULE)?;
+        world.a_sends(world.b, syn(4000, 80))?;
+        let map = world.programs.map(if world.a.is_ipv4() { MapId::CT_NEW_V4 } else { MapId::CT_NEW_V6 });
+        let (key, mut value) = map.dump()?.pop().context("a flow")?;
+        // From now on only what is known passes.
+        world.programs.disallow(SET_B, CLASS, TCP, 80)?;
+        assert_eq!(world.b_sends(world.a, tcp(80, 4000, flag::SYN | flag::ACK))?.verdict, INTO_A);
+        // The tag is what comes first in an entry.
+        value[0] ^= 1;
+        map.update(&key, &value)?;
+        let answer = world.b_sends(world.a, tcp(80, 4000, flag::SYN | flag::ACK))?;
+        assert_eq!(answer.verdict, Verdict::Drop(DropReason::MidStream));
         Ok(())
     })
 }
