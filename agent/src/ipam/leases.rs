@@ -296,19 +296,22 @@ mod tests {
         assert!(reserve(&mut leases, 2, 0).is_ok());
     }
 
-    #[test]
-    fn only_reservations_are_abandoned() {
-        let mut leases = leases(&["10.0.0.0/24"]);
-        reserve(&mut leases, 1, 0).unwrap();
-        reserve(&mut leases, 2, 0).unwrap();
-        let interface = Interface {
+    fn interface() -> Interface {
+        Interface {
             host_ifname: "mr1".into(),
             host_ifindex: 7,
             host_mac: [1; 6],
             pod_mac: [2; 6],
             netns: None,
-        };
-        let endpoint = leases.endpoint(&id(2), interface).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_reservations_are_abandoned() {
+        let mut leases = leases(&["10.0.0.0/24"]);
+        reserve(&mut leases, 1, 0).unwrap();
+        reserve(&mut leases, 2, 0).unwrap();
+        let endpoint = leases.endpoint(&id(2), interface()).unwrap();
         leases.attach(endpoint);
         assert!(leases.abandoned(RESERVATION_LIFETIME).is_empty());
         assert_eq!(leases.abandoned(RESERVATION_LIFETIME + Duration::from_secs(1)), [id(1)]);
@@ -316,14 +319,7 @@ mod tests {
 
     #[test]
     fn an_interface_without_reservation_is_refused() {
-        let interface = Interface {
-            host_ifname: "mr1".into(),
-            host_ifindex: 7,
-            host_mac: [1; 6],
-            pod_mac: [2; 6],
-            netns: None,
-        };
-        let error = leases(&["10.0.0.0/24"]).endpoint(&id(1), interface).unwrap_err();
+        let error = leases(&["10.0.0.0/24"]).endpoint(&id(1), interface()).unwrap_err();
         assert_eq!(error, LeaseError::NotReserved(id(1)));
     }
 }

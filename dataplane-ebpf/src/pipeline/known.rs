@@ -143,7 +143,6 @@ fn advance<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
 
 #[inline(always)]
 fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
-    scratch.changes = 0;
     let Some(hit) = find::<F>(&scratch.packet.tuple, zone, &mut scratch.state, &mut scratch.translation)
     else {
         return Ok(Flow::New);

@@ -20,8 +20,8 @@ use harness::{
 
 use crate::expect::{LONG, SHORT, TRANSPORTS, answer, answers, is_answered_by, is_silent, target};
 
-const PORT: u16 = 80;
-const TARGET_PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 80;
+pub(crate) const TARGET_PORT: u16 = 8080;
 
 /// A Service `web` with these pods behind it, each on the node of that index.
 fn web(topology: &Topology, nodes: &[usize]) -> Result<(Vec<Arc<Pod>>, [SocketAddr; 2])> {
@@ -40,7 +40,7 @@ fn web(topology: &Topology, nodes: &[usize]) -> Result<(Vec<Arc<Pod>>, [SocketAd
 }
 
 /// A Service that selects an `app`, TCP and UDP.
-fn service(topology: &Topology, name: &str, app: &str) -> Result<[SocketAddr; 2]> {
+pub(crate) fn service(topology: &Topology, name: &str, app: &str) -> Result<[SocketAddr; 2]> {
     let spec = ServiceSpec::new("default", name)
         .select("app", app)
         .port(Protocol::Tcp, PORT, TARGET_PORT)

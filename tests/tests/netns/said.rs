@@ -7,7 +7,7 @@ use harness::{
     eventually::{PATIENCE, eventually},
     kernel,
     probe::wire::{Target, Transport},
-    topology::{AgentOptions, Node, Options, Topology},
+    topology::{AgentOptions, Node, Options, Pod, Topology},
 };
 use serde_json::{Value, json};
 
@@ -64,6 +64,25 @@ const DEMANDED: [&str; 7] = [
     "spec.ports[].protocol is SCTP",
 ];
 
+/// The EndpointSlices of the demanding Service: one of each family, with this pod and this port.
+fn endpoints(topology: &Topology, server: &Pod, port: &Value) -> Result<()> {
+    for (family, name, to) in [("IPv4", "v4", server.at(80)[0]), ("IPv6", "v6", server.at(80)[1])] {
+        topology.control_plane.apply(&json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": "default",
+                "name": format!("demanding-{name}"),
+                "labels": { "kubernetes.io/service-name": "demanding" },
+            },
+            "addressType": family,
+            "endpoints": [{ "addresses": [to.ip()] }],
+            "ports": [port],
+        }))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn what_a_service_asks_for_in_vain_is_said_once_until_it_asks_no_more() -> Result<()> {
     kernel::require(kernel::NETNS);
@@ -87,20 +106,7 @@ fn what_a_service_asks_for_in_vain_is_said_once_until_it_asks_no_more() -> Resul
     let server = topology.add_pod(PodSpec::new("default", "server"))?;
     let client = topology.add_pod(PodSpec::new("default", "client"))?;
     server.probe().listen(Transport::Tcp, 80)?;
-    for (family, name, to) in [("IPv4", "v4", server.at(80)[0]), ("IPv6", "v6", server.at(80)[1])] {
-        topology.control_plane.apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "namespace": "default",
-                "name": format!("demanding-{name}"),
-                "labels": { "kubernetes.io/service-name": "demanding" },
-            },
-            "addressType": family,
-            "endpoints": [{ "addresses": [to.ip()] }],
-            "ports": [{ "name": "web", "port": 80 }],
-        }))?;
-    }
+    endpoints(&topology, &server, &json!({ "name": "web", "port": 80 }))?;
     for to in ["10.96.7.7:8080", "[fd00:10:96::7:7]:8080"] {
         becomes_answered(client.probe(), Target::tcp(to.parse()?))?;
     }
@@ -183,20 +189,7 @@ fn a_slice_port_without_a_number_leads_to_the_services_own() -> Result<()> {
         "ports": [{ "name": "web", "port": 8080 }],
     });
     topology.control_plane.apply(&plain)?;
-    for (family, name, to) in [("IPv4", "v4", server.at(80)[0]), ("IPv6", "v6", server.at(80)[1])] {
-        topology.control_plane.apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "namespace": "default",
-                "name": format!("demanding-{name}"),
-                "labels": { "kubernetes.io/service-name": "demanding" },
-            },
-            "addressType": family,
-            "endpoints": [{ "addresses": [to.ip()] }],
-            "ports": [{ "name": "web" }],
-        }))?;
-    }
+    endpoints(&topology, &server, &json!({ "name": "web" }))?;
     topology.settle()?;
     for to in ["10.96.7.7:8080", "[fd00:10:96::7:7]:8080"] {
         is_answered_by("default/server", client.probe(), Target::tcp(to.parse()?))?;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use anyhow::{Context as _, Result, ensure};
 use dataplane_common::maps::MapId;
 use harness::{
-    cluster::{PodSpec, Protocol, ServiceSpec},
+    cluster::PodSpec,
     eventually::{PATIENCE, eventually},
     kernel,
     machine::{cgroup::Cgroup, netns::Netns, process::Place},
@@ -16,10 +16,12 @@ use harness::{
     topology::{AgentOptions, Pod, Topology},
 };
 
-use crate::expect::{LONG, SHORT, is_answered_by, target};
+use crate::{
+    cluster_ip::{PORT, TARGET_PORT, service},
+    expect::{LONG, SHORT, is_answered_by, target},
+    sockets::mapped,
+};
 
-const PORT: u16 = 80;
-const TARGET_PORT: u16 = 8080;
 const EVERY: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::UnconnectedUdp];
 
 fn server(topology: &Topology, name: &str, app: &str, node: usize) -> Result<Arc<Pod>> {
@@ -28,24 +30,6 @@ fn server(topology: &Topology, name: &str, app: &str, node: usize) -> Result<Arc
         pod.probe().listen(transport, TARGET_PORT)?;
     }
     Ok(pod)
-}
-
-/// A Service that selects an `app`, TCP and UDP.
-fn service(topology: &Topology, name: &str, app: &str) -> Result<[SocketAddr; 2]> {
-    let spec = ServiceSpec::new("default", name)
-        .select("app", app)
-        .port(Protocol::Tcp, PORT, TARGET_PORT)
-        .port(Protocol::Udp, PORT, TARGET_PORT);
-    let ips = topology.control_plane.apply_service(&spec)?;
-    Ok(ips.both().map(|ip| SocketAddr::new(ip, PORT)))
-}
-
-/// The address as an IPv6 socket writes it.
-fn mapped(to: SocketAddr) -> SocketAddr {
-    match to {
-        SocketAddr::V4(to) => SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()),
-        SocketAddr::V6(_) => to,
-    }
 }
 
 #[test]

@@ -3,16 +3,16 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Result, ensure};
 use harness::{
-    cluster::{PodSpec, Protocol, ServiceSpec},
+    cluster::PodSpec,
     kernel,
     probe::wire::{Target, Transport},
     topology::{Pod, Topology},
 };
 
-use crate::expect::{LONG, TRANSPORTS, answer, target};
-
-const PORT: u16 = 80;
-const TARGET_PORT: u16 = 8080;
+use crate::{
+    cluster_ip::{TARGET_PORT, service},
+    expect::{LONG, TRANSPORTS, answer, target},
+};
 
 fn server(topology: &Topology, number: usize) -> Result<Arc<Pod>> {
     let spec = PodSpec::new("default", &format!("web-{number}")).label("app", "web").on(number % 2);
@@ -26,17 +26,13 @@ fn server(topology: &Topology, number: usize) -> Result<Arc<Pod>> {
 /// A Service with as many pods behind it.
 fn web(topology: &Topology, pods: usize) -> Result<(Vec<Arc<Pod>>, [SocketAddr; 2])> {
     let pods = (0..pods).map(|number| server(topology, number)).collect::<Result<_>>()?;
-    let spec = ServiceSpec::new("default", "web")
-        .select("app", "web")
-        .port(Protocol::Tcp, PORT, TARGET_PORT)
-        .port(Protocol::Udp, PORT, TARGET_PORT);
-    let ips = topology.control_plane.apply_service(&spec)?;
+    let services = service(topology, "web", "web")?;
     topology.settle()?;
-    Ok((pods, ips.both().map(|ip| SocketAddr::new(ip, PORT))))
+    Ok((pods, services))
 }
 
 /// The address as an IPv6 socket writes it.
-fn mapped(to: SocketAddr) -> SocketAddr {
+pub(crate) fn mapped(to: SocketAddr) -> SocketAddr {
     match to {
         SocketAddr::V4(to) => SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()),
         SocketAddr::V6(_) => to,
