@@ -8,7 +8,8 @@
 //! - what a TCP connection sends whose SYN was not tracked because no policy isolated its ends then: it is owed only
 //!   while the policies would allow it whoever had opened it, and never between a pod and its own node;
 //! - a datagram of the side that answers, once its flow was forbidden: the side that opened it is owed again;
-//! - two connections that the backend could not tell apart (decision 9);
+//! - two connections that the backend could not tell apart (decision 9): what it sends may belong to either, and
+//!   opens the one only if it is not the other's;
 //! - an ICMP error about a connection that is not owed.
 use std::collections::BTreeMap;
 
@@ -49,6 +50,9 @@ enum Life {
 #[derive(Clone, Debug)]
 pub(crate) struct Talk {
     opener: Side,
+    /// Either side may be the opener: what opened it may have been a packet of another connection, or a SYN of the
+    /// other side came over what a reset or a policy had ended.
+    is_ambiguous: bool,
     life: Life,
     /// Its opening was seen while some end was isolated, or translated.
     is_tracked: bool,
@@ -76,6 +80,7 @@ impl Talk {
         let finished = [false; 2];
         Self {
             opener: Side::Client,
+            is_ambiguous: false,
             life: Life::Silent,
             is_tracked: false,
             was_forbidden: false,
@@ -92,7 +97,9 @@ impl Talk {
     }
 
     fn is_allowed(&self, call: &Call, world: &impl World) -> bool {
-        self.allows(call, self.opener, world)
+        [Side::Client, Side::Server]
+            .into_iter()
+            .any(|side| (self.is_ambiguous || side == self.opener) && self.allows(call, side, world))
     }
 
     /// Allowed whoever opened it. A pod's policy does not know its own node by an address, so the node is nobody here.
@@ -183,6 +190,8 @@ impl Model {
         let tracked = matches!(call.server, Server::Service(_))
             || world.isolates(call.client)
             || self.talk(call).server.is_some_and(|server| world.isolates(server));
+        let sent_to = self.talk(call).server;
+        let is_ambiguous = from == Side::Server && self.has_twin(call, sent_to);
         let talk = self.talk(call);
         let is_live = talk.life == Life::Open && talk.is_allowed(call, world);
         let has_moved = server.is_some() && talk.server != server;
@@ -195,6 +204,7 @@ impl Model {
                     let server = talk.server;
                     *talk = Talk {
                         opener: from,
+                        is_ambiguous,
                         life: Life::Open,
                         is_tracked: tracked,
                         server,
@@ -208,7 +218,9 @@ impl Model {
                     if is_opening(call, flags) && !talk.is_tracked && tracked {
                         // Both ends may have called each other before: the one whose SYN was seen first counts.
                         talk.was_forbidden |= from != talk.opener;
-                        (talk.opener, talk.is_tracked) = (from, true);
+                        (talk.opener, talk.is_ambiguous, talk.is_tracked) = (from, is_ambiguous, true);
+                    } else if is_opening(call, flags) && talk.was_forbidden {
+                        talk.is_ambiguous |= from != talk.opener;
                     }
                     if flags & flag::FIN != 0 {
                         talk.finished[from as usize] = true;
@@ -224,7 +236,7 @@ impl Model {
                 }
                 if tracked && talk.life == Life::Silent {
                     let opener = if matches!(call.server, Server::Service(_)) { Side::Client } else { from };
-                    *talk = Talk { opener, life: Life::Open, is_tracked: true, ..talk.clone() };
+                    *talk = Talk { opener, is_ambiguous, life: Life::Open, is_tracked: true, ..talk.clone() };
                 }
             }
         }
