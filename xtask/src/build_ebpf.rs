@@ -87,8 +87,15 @@ fn cargo_below(target: &Path, subcommand: &str, core: &Core) -> Result<Command> 
 }
 
 fn flags() -> Result<Vec<String>> {
-    let mut flags: Vec<String> =
-        ["-Clinker=bpf-linker", "-Cdebuginfo=2", "-Clink-arg=--btf"].map(String::from).into();
+    let mut flags: Vec<String> = [
+        "-Clinker=bpf-linker",
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // Without it, LLVM calls a loop over bytes for each memmove and memset, however small.
+        "-Clink-arg=--disable-expand-memcpy-in-order",
+    ]
+    .map(String::from)
+    .into();
     flags.extend(toolchain::remapped_paths()?);
     Ok(flags)
 }

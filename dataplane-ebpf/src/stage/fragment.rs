@@ -1,6 +1,9 @@
 //! Fragments in order: what comes before the first fragment of its datagram is held, and sent through the same hook
 //! again behind it. There it is judged as if it came only now.
-use aya_ebpf::{bindings::BPF_ANY, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY},
+    programs::TcContext,
+};
 use dataplane_common::{
     fragment::{CLAIMED, EarlyFragment, EarlyKey, EarlyRing, HELD_NS, PLACES},
     verdict::{DropReason, Hook},
@@ -155,44 +158,60 @@ fn release<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey)
     }
     let Some(own) = scratch() else { return Order::Go };
     own.datagram = packet::fragment::datagram::<F>(packet);
-    if !claim(own, ring, now) || !packet::fragment::send_again(ctx, is_egress(ring)) {
+    let mut claimed = 0;
+    for place in 0..PLACES {
+        claimed += claim(ring.ifindex, ring.side.into(), place.into(), now);
+    }
+    if claimed == 0 || !packet::fragment::send_again(ctx, is_egress(ring)) {
         return Order::Go;
     }
-    let mut key = ring;
     for place in 0..PLACES {
-        key.place = place;
-        let Some(held) = EARLY_FRAGMENTS.get_ptr(key) else { continue };
-        // SAFETY: the entry is not reused while the program runs but by a fragment for the same ring, which is judged
-        // like any other when it is sent again.
-        let held = unsafe { &*held };
-        if held.held_at != CLAIMED || !held.datagram.is(&own.datagram) {
-            continue;
-        }
-        if packet::fragment::become_saved(ctx, held) {
-            let _sent = packet::fragment::send_again(ctx, is_egress(ring));
-        }
-        let _gone = EARLY_FRAGMENTS.remove(key);
+        send_claimed(ctx.skb.skb, ring.ifindex, ring.side.into(), place.into());
     }
     Order::Held
 }
 
-/// Marks the fragments of a datagram that wait, so that nobody else sends them, and tells whether there are any. Which
-/// they are is noted in the map: in a register, each of the combinations would be another state to the verifier.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "two bytes each")]
+const fn key_of(ifindex: u32, side: u32, place: u32) -> EarlyKey {
+    EarlyKey { ifindex, side: side as u16, place: place as u16 }
+}
+
+/// Marks the fragment in a place, so that nobody else sends it: 1 if it waits for this CPU's datagram, else 0. A global
+/// function: the verifier walks it once, not once a place with all that the places before may have left.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn claim(own: &EarlyFragment, ring: EarlyKey, now: u64) -> bool {
-    let mut any = false;
-    let mut key = ring;
-    for place in 0..PLACES {
-        key.place = place;
-        let Some(held) = EARLY_FRAGMENTS.get_ptr_mut(key) else { continue };
-        // SAFETY: see `release`.
-        let held = unsafe { &mut *held };
-        if held.datagram.is(&own.datagram) && now.wrapping_sub(held.held_at) <= HELD_NS {
-            held.held_at = CLAIMED;
-            any = true;
-        }
+extern "C" fn claim(ifindex: u32, side: u32, place: u32, now: u64) -> u32 {
+    let Some(own) = scratch() else { return 0 };
+    let Some(held) = EARLY_FRAGMENTS.get_ptr_mut(key_of(ifindex, side, place)) else { return 0 };
+    // SAFETY: the entry is not reused while the program runs but by a fragment for the same ring, which is judged like
+    // any other when it is sent again.
+    let held = unsafe { &mut *held };
+    if !held.datagram.is(&own.datagram) || now.wrapping_sub(held.held_at) > HELD_NS {
+        return 0;
     }
-    any
+    held.held_at = CLAIMED;
+    1
+}
+
+/// Sends the fragment in a place if it was claimed for this CPU's datagram: 1 if so, else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_claimed(ctx: *mut __sk_buff, ifindex: u32, side: u32, place: u32) -> u32 {
+    let ctx = TcContext::new(ctx);
+    let key = key_of(ifindex, side, place);
+    let Some(own) = scratch() else { return 0 };
+    let Some(held) = EARLY_FRAGMENTS.get_ptr(key) else { return 0 };
+    // SAFETY: see `claim`.
+    let held = unsafe { &*held };
+    if held.held_at != CLAIMED || !held.datagram.is(&own.datagram) {
+        return 0;
+    }
+    if packet::fragment::become_saved(&ctx, held) {
+        let _sent = packet::fragment::send_again(&ctx, is_egress(key));
+    }
+    let _gone = EARLY_FRAGMENTS.remove(key);
+    1
 }
 
 #[inline(always)]
