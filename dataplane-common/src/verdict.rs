@@ -225,6 +225,9 @@ drop_reasons! {
     NeighbourElsewhere = 22, "neighbour-elsewhere",
         "ARP, neighbour discovery or a listener report was about, or sent to, something that is not on the pod's link.",
         "None needed: only the pod itself and its gateway are on the link, and this is never routed.";
+    BeyondLink = 23, "beyond-link",
+        "A pod sent to a link-local IPv6 address: the host would look for a neighbour of it on the pod's link.",
+        "Use the address of a pod, of a service or of a node; only the pod itself and its gateway are on the link.";
     NoSuchEndpoint = 24, "no-such-endpoint",
         "A packet for a pod's interface goes to an address that no pod has there, and comes from elsewhere than the node itself.",
         "`millrace endpoint list` shows which addresses are whose; a pod that is not listed yet waits for its object.";
@@ -240,4 +243,7 @@ drop_reasons! {
     FragmentTooLong = 31, "fragment-too-long",
         "A fragment came before the first fragment of its datagram, and is longer than what can be held.",
         "Use an MTU below 1,950 where fragments change places, or datagrams that need no fragments.";
+    SourceRouted = 32, "source-routed",
+        "A packet has a source route (IPv4), or a routing header with segments left (IPv6): policy would judge where it goes first, and not where it goes in the end.",
+        "Send it without; no kernel takes one unless it is told to.";
 }

@@ -36,6 +36,8 @@ pub(crate) trait Family: Sized {
     /// What a pod sees as the source when it reaches itself through a service.
     const HAIRPIN: Self::Addr;
 
+    /// Whether nothing to this address leaves a link. In IPv4, clouds and clusters have services at such addresses.
+    fn is_link_local(addr: &Self::Addr) -> bool;
     /// IPv4-mapped where needed.
     fn mapped(addr: &Self::Addr) -> [u8; 16];
     /// Sum of the address's words, for checksums.
@@ -280,6 +282,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_link_local(_: &AddrV4) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn mapped(addr: &AddrV4) -> [u8; 16] {
         let [a, b, c, d] = addr.octets();
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
@@ -311,6 +318,11 @@ impl Family for V6 {
     #[inline(always)]
     fn fragment_key(tuple: &Tuple<AddrV6>, id: u32) -> FragmentKeyV6 {
         FragmentKeyV6 { source: tuple.source, destination: tuple.destination, id }
+    }
+
+    #[inline(always)]
+    fn is_link_local(addr: &AddrV6) -> bool {
+        addr.is_link_local()
     }
 
     #[inline(always)]

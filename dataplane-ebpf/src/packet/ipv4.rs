@@ -1,5 +1,5 @@
 //! IPv4 (RFC 791).
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
     arith::csum,
     net::{AddrV4, Be16, MacAddr},
@@ -71,6 +71,44 @@ struct Rewritten {
 
 const TTL_OFFSET: u32 = 8;
 
+/// What an option starts with.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct OptionStart {
+    kind: u8,
+    len: u8,
+}
+
+/// As many options as fit into a header: each takes a byte at least.
+const MAX_OPTIONS: u32 = 40;
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const LOOSE_SOURCE_ROUTE: u8 = 131;
+const STRICT_SOURCE_ROUTE: u8 = 137;
+
+/// The number of the reason why a packet with options is dropped, or 0. A global function: see [`crate::global`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_options(ctx: *mut __sk_buff, header_len: u32) -> u32 {
+    let ctx = TcContext::new(ctx);
+    let (mut at, end) = (ETH_LEN + V4::HEADER_LEN, ETH_LEN + header_len);
+    for _ in 0..MAX_OPTIONS {
+        // The last byte has no length behind it, and can be no more than padding.
+        if at + 1 >= end {
+            return 0;
+        }
+        let Ok(option) = read::<OptionStart>(&ctx, at) else { return DropReason::Truncated as u32 };
+        match option.kind {
+            END_OF_OPTIONS => return 0,
+            NO_OPERATION => at += 1,
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return DropReason::SourceRouted as u32,
+            _ if option.len < 2 => return DropReason::InvalidHeader as u32,
+            _ => at += u32::from(option.len),
+        }
+    }
+    0
+}
+
 impl Parse for V4 {
     const HEADER_LEN: u32 = 20;
     const SOURCE_OFFSET: u32 = 12;
@@ -113,6 +151,11 @@ impl Parse for V4 {
             hop_limit: header.ttl,
             l4_offset: ETH_LEN + header.len()?,
         };
+        if packet.l4_offset != ETH_LEN + Self::HEADER_LEN
+            && let Some(reason) = DropReason::numbered(judge_options(ctx.skb.skb, packet.l4_offset - ETH_LEN))
+        {
+            return Err(reason);
+        }
         let place = header.fragment.get();
         if place & (OFFSET_MASK | MORE_FRAGMENTS) == 0 {
             return l4::parse::<V4>(ctx, packet);

@@ -39,7 +39,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// What extension headers have in common; of a fragment header, all of it.
+/// What extension headers have in common; of a fragment header, all of it, whose names the rest has.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Extension {
@@ -83,6 +83,10 @@ fn walk(ctx: &TcContext, first: u8, offset: u32) -> Result<Walk, DropReason> {
         match walk.proto {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
                 let extension: Extension = read(ctx, walk.offset)?;
+                // The second word of a routing header is its type and how many segments are left (RFC 8200 §4.4).
+                if walk.proto == ROUTING && extension.fragment.get() & 0xff != 0 {
+                    return Err(DropReason::SourceRouted);
+                }
                 walk.proto = extension.next_header;
                 walk.offset += (u32::from(extension.len) + 1) * 8;
             }

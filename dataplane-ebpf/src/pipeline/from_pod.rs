@@ -46,6 +46,9 @@ pub(crate) fn from_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     let source = antispoof::check::<F>(ctx, &scratch.packet)?;
+    if F::is_link_local(&scratch.packet.tuple.destination) {
+        return Err(DropReason::BeyondLink);
+    }
     let destination = local_pod::<F>(&scratch.packet.tuple.destination);
     let may_be_known = source.may_be_tracked() || destination.may_be_tracked();
     // What is not for a local pod may be for a service.

@@ -7,7 +7,7 @@ use dataplane_common::{
     maps::MapId,
     net::{AddrV4, Be16, proto},
     service::{FrontendKeyV4, scope},
-    verdict::{DropReason, Hook, drop_slot},
+    verdict::{DropReason, Hook, Outcome, drop_slot, outcome_slot},
 };
 use zerocopy::IntoBytes as _;
 
@@ -39,7 +39,15 @@ impl Maps {
 
     /// Packets that a hook dropped for a reason.
     pub fn drops(&self, hook: Hook, reason: DropReason) -> Result<u64> {
-        let slot = drop_slot(hook, reason);
+        self.counter(drop_slot(hook, reason))
+    }
+
+    /// Packets that a hook did something else with.
+    pub fn outcomes(&self, hook: Hook, outcome: Outcome) -> Result<u64> {
+        self.counter(outcome_slot(hook, outcome))
+    }
+
+    fn counter(&self, slot: u32) -> Result<u64> {
         let counters = self.open(MapId::COUNTERS)?;
         let per_cpu = counters.lookup_per_cpu(slot.as_bytes()).context("read a counter")?.unwrap_or_default();
         per_cpu

@@ -1,6 +1,8 @@
 //! Tests with real interfaces, real agents and real connections: several nodes on one machine, no cluster.
+mod adversary;
 mod bad_input;
 mod beside_kube_proxy;
+mod capture;
 mod cluster_ip;
 mod cni;
 mod collector;

@@ -1,9 +1,6 @@
 //! A pod and its link: the gateway answers whatever the pod has forgotten, and nobody else hears what it tells.
 use std::{
-    fs::File,
-    io::Read as _,
     net::{IpAddr, Ipv6Addr},
-    os::fd::OwnedFd,
     process::Command,
 };
 
@@ -21,34 +18,14 @@ use harness::{
     probe::wire::Transport,
     topology::{Pod, Topology},
 };
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, target};
+use crate::{
+    capture::Capture,
+    expect::{TRANSPORTS, becomes_answered, is_answered_by, target},
+};
 
 const PORT: u16 = 80;
 const SECRET: &[u8] = b"what no policy lets through";
-
-/// Every frame that an address space receives from now on.
-struct Capture(File);
-
-impl Capture {
-    fn start(netns: &Netns) -> Result<Self> {
-        let socket: OwnedFd = netns.run(|| {
-            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)
-        })??;
-        Ok(Self(File::from(socket)))
-    }
-
-    /// How many frames with these bytes have come since the last call.
-    fn frames_with(&mut self, bytes: &[u8]) -> usize {
-        let (mut frame, mut found) = ([0; 2048], 0);
-        while let Ok(len) = self.0.read(&mut frame) {
-            found += usize::from(frame[..len].windows(bytes.len()).any(|window| window == bytes));
-        }
-        found
-    }
-}
 
 /// What a namespace knows of its neighbours, but how long ago it used them.
 fn neighbours(netns: &Netns) -> Result<Vec<String>> {
