@@ -63,6 +63,7 @@ fn line(map: MapId, key: &[u8], value: &[u8]) -> Option<String> {
                 Way::Direct(node) => format!("via {node} dev {ifindex}"),
                 Way::Gateway(router) => format!("via the router {router} dev {ifindex}"),
                 Way::Stack => "by the host's stack".to_owned(),
+                Way::Service => "a service".to_owned(),
             };
             format!("{} -> {way}", entry::prefix_from_bytes(key)?)
         }

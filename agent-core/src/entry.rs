@@ -166,7 +166,7 @@ impl PolicyEntry {
     }
 }
 
-/// How packets to the pods of another node leave this one.
+/// What becomes of packets to what is no pod of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// To their node, which is on the uplink's link.
@@ -175,6 +175,8 @@ pub enum Way {
     Gateway(IpAddr),
     /// As the host's stack routes them.
     Stack,
+    /// Refused: the address of a service, without one of its ports.
+    Service,
 }
 
 impl Way {
@@ -183,7 +185,7 @@ impl Way {
     pub const fn next_hop(self) -> Option<IpAddr> {
         match self {
             Self::Direct(addr) | Self::Gateway(addr) => Some(addr),
-            Self::Stack => None,
+            Self::Stack | Self::Service => None,
         }
     }
 }
@@ -203,6 +205,7 @@ impl Route {
             Way::Direct(_) => kind::DIRECT,
             Way::Gateway(_) => kind::GATEWAY,
             Way::Stack => kind::STACK,
+            Way::Service => kind::SERVICE,
         };
         let (family, addr) = match self.way.next_hop() {
             Some(addr @ IpAddr::V4(_)) => (family::INET, addr_to_bytes(addr)),
@@ -227,6 +230,7 @@ impl Route {
             kind::DIRECT => Way::Direct(next_hop()?),
             kind::GATEWAY => Way::Gateway(next_hop()?),
             kind::STACK => Way::Stack,
+            kind::SERVICE => Way::Service,
             _ => return None,
         };
         Some(Self { ifindex, way })
@@ -333,6 +337,8 @@ impl Table {
             MapId::NETNS => Self::Netns,
             MapId::POLICY_EPOCH => Self::Epoch,
             MapId::META
+            | MapId::PREFIXES
+            | MapId::REJECTIONS
             | MapId::CT_NEW_V4
             | MapId::CT_NEW_V6
             | MapId::CT_EST_V4

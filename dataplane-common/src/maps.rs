@@ -8,7 +8,7 @@ use crate::{
     fragment::{EarlyFragment, EarlyKey, EarlyRing, FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
-    route::RouteValue,
+    route::{Prefix, Rejections, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
     verdict::{COUNTERS_PER_HOOK, Hook},
@@ -102,8 +102,8 @@ pub const CLASSES_MAX: u32 = 262_144;
 pub const CIDRS_MAX: u32 = 131_072;
 /// Compiled rules.
 pub const POLICIES_MAX: u32 = 524_288;
-/// Remote pod CIDRs per family.
-pub const ROUTES_MAX: u32 = 16_384;
+/// Pod CIDRs and addresses of services, per family.
+pub const ROUTES_MAX: u32 = 147_456;
 /// Datagrams in fragments at a time, per family.
 pub const FRAGMENTS_MAX: u32 = 16_384;
 /// Fragments that wait for the first one of their datagram.
@@ -124,6 +124,9 @@ maps! {
     META: Array<4, u32>[1];
     /// The policy epoch in slot 0. Written by the agent after a change that may revoke, read by `stage::policy`.
     POLICY_EPOCH: Array<4, u32>[1];
+    /// The pod CIDR of this node in slots 0 (IPv4) and 1 (IPv6), and what holds the addresses of all services in slots 2
+    /// and 3. Written by the agent, read by `stage::forward`, `from_netdev` and the cgroup programs.
+    PREFIXES: Array<4, Prefix>[4];
     /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
     ENDPOINTS_V4: Hash<size_of::<AddrV4>(), EndpointValue>[ENDPOINTS_MAX] | NO_PREALLOC;
     /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
@@ -146,9 +149,11 @@ maps! {
     CIDRS_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), u32>[CIDRS_MAX] | NO_PREALLOC;
     /// Compiled rules. Written by the agent, read by `stage::policy`.
     POLICIES: LpmTrie<PREFIX + size_of::<PolicyKey>(), PolicyValue>[POLICIES_MAX] | NO_PREALLOC;
-    /// Pod CIDRs of other nodes. Written by the agent, read by `stage::forward`.
+    /// Pod CIDRs, and the addresses of services. Written by the agent, read by `stage::forward`, `stage::uplink` and the
+    /// cgroup programs.
     ROUTES_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), RouteValue>[ROUTES_MAX] | NO_PREALLOC;
-    /// Pod CIDRs of other nodes. Written by the agent, read by `stage::forward`.
+    /// Pod CIDRs, and the addresses of services. Written by the agent, read by `stage::forward`, `stage::uplink` and the
+    /// cgroup programs.
     ROUTES_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), RouteValue>[ROUTES_MAX] | NO_PREALLOC;
     /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
     CT_NEW_V4: LruHash<size_of::<CtKeyV4>(), CtEntryV4>[CT_NEW_MAX];
@@ -166,6 +171,8 @@ maps! {
     EARLY_RINGS: LruHash<size_of::<EarlyKey>(), EarlyRing>[EARLY_RINGS_MAX];
     /// Jiffies at which a packet of a flow in the zone `DIRECT` was last seen; 0: none was. Written and read by `conntrack`.
     CT_DIRECT: Array<4, u64>[1];
+    /// ICMP errors that were sent to an interface lately. Written and read by `stage::reject`.
+    REJECTIONS: LruHash<4, Rejections>[ENDPOINTS_MAX];
     /// Ports of fragmented datagrams. Written and read by `packet`.
     FRAGMENTS_V4: LruHash<size_of::<FragmentKeyV4>(), FragmentValue>[FRAGMENTS_MAX];
     /// Ports of fragmented datagrams. Written and read by `packet`.

@@ -23,6 +23,11 @@ pub enum Verdict {
         /// The interface it came in on.
         ifindex: u32,
     },
+    /// As `Reject`, but out of the interface itself: what is attached to its egress sees the rejection.
+    TurnBack {
+        /// The interface it came in on.
+        ifindex: u32,
+    },
     /// The packet was turned into the answer to a neighbour's question; send it back where it came from.
     Answer {
         /// The interface it came in on.
@@ -237,6 +242,12 @@ drop_reasons! {
     WrongUplink = 26, "wrong-uplink",
         "A packet claims the address of another node's pod, but came in by an interface that does not lead to that node.",
         "Look for the sender on that interface; if nodes do reach this one by it, name it with --uplink.";
+    UnknownServicePort = 27, "unknown-service-port",
+        "A packet to the address of a service, to none of its ports or from outside the cluster, that is not answered: a reset, an error or a fragment.",
+        "`millrace service list` shows the ports of the service.";
+    RejectionLimit = 28, "rejection-limit",
+        "A packet that nobody answers was not answered with an ICMP error: its interface got a hundred of them in that second.",
+        "Find out what keeps on sending: the service that it asks for has no such port or no ready backend.";
     FragmentOverlap = 30, "fragment-overlap",
         "A first fragment ends before the header that says what it is, or a later one begins within that header.",
         "Look for a hostile sender: no kernel cuts a datagram like this.";

@@ -30,6 +30,8 @@ pub(crate) trait Family: Sized {
     type SocketKey;
 
     const IS_V6: bool;
+    /// The kernel's number.
+    const NUMBER: u8 = if Self::IS_V6 { 10 } else { 2 };
     /// What a flow that is not translated writes to its packets.
     const NO_TUPLE: Tuple<Self::Addr>;
     const ICMP: u8;
@@ -38,6 +40,16 @@ pub(crate) trait Family: Sized {
 
     /// Whether nothing to this address leaves a link. In IPv4, clouds and clusters have services at such addresses.
     fn is_link_local(addr: &Self::Addr) -> bool;
+    /// Whether an address is in a prefix of `PREFIXES`.
+    #[inline(always)]
+    fn is_in(slot: u32, addr: &Self::Addr) -> bool {
+        let prefix = maps::PREFIXES.get(slot + u32::from(Self::IS_V6));
+        prefix.is_some_and(|prefix| prefix.holds(Self::words(addr)))
+    }
+    /// As the kernel's structures hold it: an IPv4 address is the first word.
+    fn words(addr: &Self::Addr) -> [u32; 4];
+    /// Whether an address can be that of one host: it is answered, others are not (RFC 1122 §3.2.2).
+    fn is_unicast(addr: &Self::Addr) -> bool;
     /// IPv4-mapped where needed.
     fn mapped(addr: &Self::Addr) -> [u8; 16];
     /// Sum of the address's words, for checksums.
@@ -276,6 +288,17 @@ impl Family for V4 {
     const HAIRPIN: AddrV4 = AddrV4::new(config::HAIRPIN_V4);
 
     #[inline(always)]
+    fn words(addr: &AddrV4) -> [u32; 4] {
+        [addr.0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn is_unicast(addr: &AddrV4) -> bool {
+        let [first, ..] = addr.octets();
+        first != 0 && first != 127 && first < 224
+    }
+
+    #[inline(always)]
     fn fragment_key(tuple: &Tuple<AddrV4>, id: u32) -> FragmentKeyV4 {
         let Tuple { source, destination, proto, .. } = *tuple;
         FragmentKeyV4 { source, destination, id, proto, reserved: [0; 3] }
@@ -314,6 +337,18 @@ impl Family for V6 {
     const NO_TUPLE: Tuple<AddrV6> = Tuple::none(AddrV6([0; 4]));
     const ICMP: u8 = proto::ICMPV6;
     const HAIRPIN: AddrV6 = AddrV6::new(config::HAIRPIN_V6);
+
+    #[inline(always)]
+    fn words(addr: &AddrV6) -> [u32; 4] {
+        addr.0
+    }
+
+    #[inline(always)]
+    fn is_unicast(addr: &AddrV6) -> bool {
+        let [a, b, c, d] = addr.0;
+        // Neither `::` nor `::1`, nor a group.
+        (a | b | c | (d & !1u32.to_be())) != 0 && a & 0xff00_0000_u32.to_be() != 0xff00_0000_u32.to_be()
+    }
 
     #[inline(always)]
     fn fragment_key(tuple: &Tuple<AddrV6>, id: u32) -> FragmentKeyV6 {

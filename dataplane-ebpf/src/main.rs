@@ -17,7 +17,10 @@ mod stage;
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_jiffies64, generated::bpf_redirect_peer},
+    helpers::{
+        bpf_jiffies64,
+        generated::{bpf_redirect, bpf_redirect_peer},
+    },
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
@@ -144,6 +147,10 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
             observe::count(hook, Outcome::Rejected);
             redirect_peer(ifindex)
         }
+        Ok(Verdict::TurnBack { ifindex }) => {
+            observe::count(hook, Outcome::Rejected);
+            redirect(ifindex)
+        }
         Ok(Verdict::Answer { ifindex }) => {
             observe::count(hook, Outcome::Answered);
             redirect_peer(ifindex)
@@ -173,6 +180,13 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
 fn redirect_peer(ifindex: u32) -> i32 {
     // SAFETY: the helper only reads its scalar arguments.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the helper returns a tc action")]
+fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: the helper only reads its scalar arguments.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 
 #[cfg(not(test))]

@@ -11,7 +11,7 @@ use dataplane_common::{
     maps as limits,
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
-    route::RouteValue,
+    route::{Prefix, Rejections, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
     socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
 };
@@ -24,6 +24,8 @@ const NO_PREALLOC: usize = limits::NO_PREALLOC as usize;
 pub(crate) static META: Array<u32, 1> = Array::new();
 #[btf_map]
 pub(crate) static POLICY_EPOCH: Array<u32, 1> = Array::new();
+#[btf_map]
+pub(crate) static PREFIXES: Array<Prefix, 4> = Array::new();
 #[btf_map]
 pub(crate) static ENDPOINTS_V4: HashMap<
     AddrV4,
@@ -90,6 +92,9 @@ pub(crate) static CT_SHARES: HashMap<u32, CtShare, { limits::CT_SHARES_MAX as us
     HashMap::new();
 #[btf_map]
 pub(crate) static CT_DIRECT: Array<u64, 1> = Array::new();
+#[btf_map]
+pub(crate) static REJECTIONS: LruHashMap<u32, Rejections, { limits::ENDPOINTS_MAX as usize }> =
+    LruHashMap::new();
 #[btf_map]
 pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, FragmentValue, { limits::FRAGMENTS_MAX as usize }> =
     LruHashMap::new();

@@ -207,6 +207,9 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
             return ALLOW;
         }
         V::Family::forget_socket(&V::Family::socket_key(cookie(ctx), &addr, port, proto));
+        if !config::beside_kube_proxy() && service::has_address::<V::Family>(&addr) {
+            return refuse(hook);
+        }
         return ALLOW;
     };
     match owner(ctx) {
@@ -221,12 +224,7 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     match choice {
         // Left to the packet path: it drops, as the traffic policy asks.
         Choice::None | Choice::Drop => ALLOW,
-        Choice::Reject => {
-            observe::count(hook, Outcome::Rejected);
-            // SAFETY: the helper takes a scalar. Needs bpf_set_retval: v5.18, b44123b4a3dc.
-            unsafe { bpf_set_retval(-ECONNREFUSED) };
-            REFUSE
-        }
+        Choice::Reject => refuse(hook),
         Choice::Backend { addr: backend, port: backend_port, .. } => {
             let key = V::Family::socket_key(cookie(ctx), &backend, backend_port, proto);
             V::Family::remember_socket(&key, &addr, port);
@@ -236,6 +234,14 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
             ALLOW
         }
     }
+}
+
+#[inline(always)]
+fn refuse(hook: Hook) -> i32 {
+    observe::count(hook, Outcome::Rejected);
+    // SAFETY: the helper takes a scalar. Needs bpf_set_retval: v5.18, b44123b4a3dc.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    REFUSE
 }
 
 /// The backend that a UDP socket has at a frontend, while it is one; else one that belongs to the socket.

@@ -13,8 +13,10 @@ use crate::{
 /// What becomes of a new flow to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// No Service has this address, port and protocol.
+    /// No Service has this address.
     NotAService,
+    /// A Service has this address, and none has this port and protocol there: it is refused.
+    NoSuchPort,
     /// It goes to one of these.
     OneOf(BTreeSet<Backend>),
     /// It is refused: no backend is usable.
@@ -27,10 +29,16 @@ pub enum Choice {
 #[must_use]
 pub fn resolve(state: &ClusterState, node_name: &str, addr: IpAddr, port: u16, protocol: u8) -> Choice {
     let claims = |wanted: &&ServicePort| wanted.port == port && wanted.protocol.number() == protocol;
-    let claimants = state.services().filter(|service| service.cluster_ips.contains(&addr));
+    let mut claimants = state
+        .services()
+        .filter(|service| service.cluster_ips.contains(&addr) && !service.ports.is_empty())
+        .peekable();
+    if claimants.peek().is_none() {
+        return Choice::NotAService;
+    }
     let found = claimants.filter_map(|service| Some((service, service.ports.iter().find(claims)?)));
     let Some((service, port)) = found.min_by_key(|(service, _)| &service.name) else {
-        return Choice::NotAService;
+        return Choice::NoSuchPort;
     };
     let copies = copies(state, service, port, Family::of(addr));
     let local_only = service.internal_traffic_policy == TrafficPolicy::Local;

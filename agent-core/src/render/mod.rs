@@ -136,7 +136,7 @@ fn all_scopes(state: &ClusterState) -> Changed {
         classes: BTreeSet::new(),
         sets: state.compiled.sets().map(|(id, _)| id).collect(),
         cidrs: true,
-        routes: state.nodes.cidrs(),
+        routes: state.nodes.cidrs().into_iter().chain(state.services.addresses()).collect(),
         netns: state.endpoints().filter_map(|endpoint| endpoint.netns).collect(),
     }
 }

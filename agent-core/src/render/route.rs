@@ -1,4 +1,4 @@
-//! Routes to the pods of other nodes.
+//! Routes to the pods of other nodes, and the addresses that lead nowhere else.
 use ipnetwork::IpNetwork;
 
 use super::{Desired, NodeConfig};
@@ -22,6 +22,9 @@ fn route(
     cidr: IpNetwork,
     problems: &mut Vec<Problem>,
 ) -> Option<Route> {
+    if state.services.has_address(cidr) {
+        return Some(Route { ifindex: 0, way: Way::Service });
+    }
     let mut claimants: Vec<&Node> = state.nodes.claimants(cidr).collect();
     // A pod CIDR of this node never leads elsewhere; of other nodes the lowest name wins.
     claimants.sort_by_key(|node| (node.name != config.node_name, &node.name));

@@ -10,6 +10,8 @@ pub(crate) mod workloads;
 
 use std::collections::BTreeSet;
 
+use ipnetwork::IpNetwork;
+
 pub use self::changed::Changed;
 use self::{compiled::Compiled, nodes::Nodes, policies::Policies, services::Services, workloads::Workloads};
 use crate::{
@@ -133,6 +135,11 @@ impl ClusterState {
     #[must_use]
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
         self.services.services()
+    }
+
+    /// For each family the longest prefix that holds the address of every Service.
+    pub fn service_prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        self.services.prefixes()
     }
 
     #[must_use]

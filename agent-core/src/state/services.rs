@@ -1,8 +1,11 @@
 //! Services and their EndpointSlices.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_set},
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
+
+use ipnetwork::IpNetwork;
 
 use super::Changed;
 use crate::{
@@ -64,6 +67,7 @@ impl Services {
             Record { service, ids }
         });
         if let Some((_, old)) = old {
+            changed.routes.extend(addresses(&old.service));
             for frontend in frontends(&old.service) {
                 self.claims.remove(&(frontend, Arc::clone(&key)));
                 changed.frontends.insert(frontend);
@@ -74,6 +78,7 @@ impl Services {
             self.records.remove(&key);
         }
         if let Some(record) = record {
+            changed.routes.extend(addresses(&record.service));
             for frontend in frontends(&record.service) {
                 self.claims.insert((frontend, Arc::clone(&key)));
                 changed.frontends.insert(frontend);
@@ -145,6 +150,31 @@ impl Services {
         })
     }
 
+    /// Whether a prefix is the address of a Service.
+    pub(crate) fn has_address(&self, prefix: IpNetwork) -> bool {
+        let addr = prefix.network();
+        let lowest = (Frontend::cluster(addr, 0, 0), Arc::new(ObjectName::new("", "")));
+        let claimed = self.claims.range(lowest..).next();
+        IpNetwork::from(addr) == prefix && claimed.is_some_and(|(frontend, _)| frontend.addr == addr)
+    }
+
+    /// For each family the longest prefix that holds the address of every Service.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        let first_v6 = Frontend::cluster(Ipv6Addr::UNSPECIFIED.into(), 0, 0);
+        let middle = (first_v6, Arc::new(ObjectName::new("", "")));
+        let ends = |mut claims: btree_set::Range<'_, (Frontend, Arc<ObjectName>)>| {
+            let first = claims.next()?.0.addr;
+            Some((first, claims.next_back().map_or(first, |(frontend, _)| frontend.addr)))
+        };
+        let (v4, v6) = (ends(self.claims.range(..middle.clone())), ends(self.claims.range(middle..)));
+        [v4, v6].into_iter().flatten().filter_map(|(first, last)| common_prefix(first, last))
+    }
+
+    /// The address of every Service, as a prefix.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpNetwork> {
+        self.services().flat_map(addresses)
+    }
+
     /// Every port of every Service, with its id.
     pub(crate) fn ports(&self) -> impl Iterator<Item = (ServiceId, &Service, &ServicePort)> {
         self.records.values().flat_map(|record| {
@@ -173,6 +203,21 @@ impl Services {
 
 fn service_of(slice: &EndpointSlice) -> ObjectName {
     ObjectName::new(slice.name.namespace.clone(), slice.service.clone())
+}
+
+/// The longest prefix that holds two addresses of one family.
+fn common_prefix(a: IpAddr, b: IpAddr) -> Option<IpNetwork> {
+    let bits = match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        _ => return None,
+    };
+    let network = IpNetwork::new(a, u8::try_from(bits).ok()?).ok()?;
+    IpNetwork::new(network.network(), network.prefix()).ok()
+}
+
+fn addresses(service: &Service) -> impl Iterator<Item = IpNetwork> {
+    service.cluster_ips.iter().map(|addr| IpNetwork::from(*addr))
 }
 
 fn frontends(service: &Service) -> impl Iterator<Item = Frontend> {

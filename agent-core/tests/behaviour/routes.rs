@@ -6,18 +6,20 @@ use agent_core::{
     update::{Change, Update},
 };
 use dataplane_common::maps::MapId;
+use ipnetwork::IpNetwork;
 
 use crate::lab::{
     Lab,
-    objects::{ip, node},
+    objects::{a_service, ip, node, service},
 };
 
 fn routes(lab: &Lab) -> Vec<(String, IpAddr)> {
     let entries = [MapId::ROUTES_V4, MapId::ROUTES_V6].into_iter().flat_map(|map| lab.maps.entries(map));
-    let routes = entries.map(|(key, value)| {
+    let routes = entries.filter_map(|(key, value)| {
         let route = Route::from_bytes(value).unwrap();
+        let next_hop = route.way.next_hop()?;
         assert_eq!(route.ifindex, 2);
-        (prefix_from_bytes(key).unwrap().to_string(), route.way.next_hop().unwrap())
+        Some((prefix_from_bytes(key).unwrap().to_string(), next_hop))
     });
     routes.collect()
 }
@@ -54,6 +56,25 @@ fn a_pod_cidr_of_this_node_never_leads_elsewhere() {
     lab.apply(node("node-1", &["192.168.0.1"], &["10.1.0.0/24"]));
     assert_eq!(routes(&lab).len(), 2);
     assert_eq!(lab.problem_texts(), [""; 0]);
+}
+
+#[test]
+fn the_address_of_a_service_leads_nowhere() {
+    let web = a_service("x/web", "10.96.0.1", 80);
+    let addrs = web.cluster_ips.clone();
+    let mut lab = Lab::with([service(web.clone())]);
+    let ways = |lab: &Lab| -> Vec<(String, Way)> {
+        let entries = [MapId::ROUTES_V4, MapId::ROUTES_V6].into_iter().flat_map(|map| lab.maps.entries(map));
+        entries
+            .map(|(key, value)| {
+                (prefix_from_bytes(key).unwrap().to_string(), Route::from_bytes(value).unwrap().way)
+            })
+            .collect()
+    };
+    let services = addrs.into_iter().map(|addr| (IpNetwork::from(addr).to_string(), Way::Service));
+    assert_eq!(ways(&lab), services.collect::<Vec<_>>());
+    lab.apply(Update::Service(Change::Delete(web.name)));
+    assert_eq!(ways(&lab), []);
 }
 
 #[test]

@@ -124,10 +124,10 @@ fn ports_match_by_name_and_protocol_and_the_slice_gives_the_number() {
     assert_eq!(choice_at(&lab, 53, proto::UDP), one_of(&["10.1.0.1:5353"]));
     assert_eq!(choice_at(&lab, 53, proto::TCP), Choice::Reject);
     assert_eq!(choice_at(&lab, 80, proto::TCP), one_of(&["10.1.0.1:8080", "10.1.0.1:9090"]));
-    assert_eq!(choice_at(&lab, 53, proto::SCTP), Choice::NotAService);
+    assert_eq!(choice_at(&lab, 53, proto::SCTP), Choice::NoSuchPort);
     dns.ports.remove(1);
     lab.apply(service(dns));
-    assert_eq!(choice_at(&lab, 53, proto::TCP), Choice::NotAService);
+    assert_eq!(choice_at(&lab, 53, proto::TCP), Choice::NoSuchPort);
     assert_eq!(choice_at(&lab, 53, proto::UDP), one_of(&["10.1.0.1:5353"]));
 }
 

@@ -28,7 +28,12 @@ use agent_core::{
     plan::Plan,
 };
 use bpf_maps::MillraceDir;
-use dataplane_common::maps::MapId;
+use dataplane_common::{
+    maps::MapId,
+    route::{Prefix, slot},
+};
+use ipnetwork::IpNetwork;
+use zerocopy::IntoBytes as _;
 
 pub(crate) use self::{apply::ApplyReport, guard::Guarded, remove::claim};
 pub use self::{
@@ -159,6 +164,33 @@ impl Dataplane {
             self.collector.services_changed();
         }
         report
+    }
+
+    /// Tells the programs where an address may be nobody's: the pod CIDRs of this node, and what holds the addresses of all
+    /// services. One of each family.
+    pub(crate) fn set_prefixes(
+        &self,
+        pods: &[IpNetwork],
+        services: &[IpNetwork],
+    ) -> Result<(), bpf_maps::Error> {
+        let map = self.maps.get(MapId::PREFIXES);
+        for (first, prefixes) in [(slot::PODS, pods), (slot::SERVICES, services)] {
+            for v6 in [false, true] {
+                let prefix = prefixes.iter().find(|prefix| prefix.is_ipv6() == v6);
+                let value = prefix.map_or(Prefix::NONE, |prefix| {
+                    let mut addr = [0; 16];
+                    let bytes = entry::addr_to_bytes(prefix.network());
+                    addr[..bytes.len()].copy_from_slice(&bytes);
+                    Prefix::new(addr, prefix.prefix())
+                });
+                let slot = (first + u32::from(v6)).to_ne_bytes();
+                // Programs read it while it is written: it is left alone when it is right.
+                if map.lookup(&slot)?.as_deref() != Some(value.as_bytes()) {
+                    map.update(&slot, value.as_bytes())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Attaches the program of uplinks to these interfaces, and to no others. An interface is known by name and index.

@@ -234,7 +234,10 @@ impl Reconciler {
     }
 
     fn update(&mut self, update: Update) {
-        self.pending.extend(self.state.apply(update));
+        let is_node = matches!(update, Update::Node(_));
+        let changed = self.state.apply(update);
+        self.routes_due |= is_node && !changed.routes.is_empty();
+        self.pending.extend(changed);
     }
 
     /// Chooses the uplinks when this node's object is known, and again when it or the network changes. Comes before the first
@@ -277,9 +280,7 @@ impl Reconciler {
             self.pending.extend(std::mem::take(&mut self.failed));
         }
         let mut is_complete = true;
-        if self.uplinks_chosen
-            && (self.routes_due || self.pending.everything || !self.pending.routes.is_empty())
-        {
+        if self.uplinks_chosen && (self.routes_due || self.pending.everything) {
             self.follow_routes().await;
         }
         while !self.pending.is_empty() && self.uplinks_chosen {
@@ -292,6 +293,7 @@ impl Reconciler {
         }
         if self.uplinks_chosen && is_complete {
             self.note_latencies();
+            self.tell_prefixes();
         }
         self.release_slots(now);
         self.catalog.write_if_due(&self.state, now, !self.askers.is_empty(), &self.problems);

@@ -20,6 +20,7 @@ use crate::{
 
 /// What problems with routes are filed under.
 const SUBJECT: &str = "routes";
+const PREFIXES: &str = "map PREFIXES";
 
 /// The ways to pod CIDRs whose node is not on the uplink's link.
 type Detours = BTreeMap<IpNetwork, Way>;
@@ -52,7 +53,7 @@ impl Reconciler {
                         "the pods in {cidr} are behind the router {router}, which must know the way to them"
                     );
                 }
-                Some(Way::Direct(_) | Way::Stack) => {
+                Some(Way::Direct(_) | Way::Stack | Way::Service) => {
                     tracing::info!("packets to the pods in {cidr} go through the host's stack");
                 }
                 None => tracing::info!("the pods in {cidr} are behind their node"),
@@ -61,10 +62,19 @@ impl Reconciler {
         self.pending.routes.extend(changed);
         self.node.detours = detours;
     }
+
+    /// Tells the programs where an address may be nobody's.
+    pub(super) fn tell_prefixes(&self) {
+        let pods = self.own.as_ref().map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
+        let services: Vec<IpNetwork> = self.state.service_prefixes().collect();
+        match self.dataplane.set_prefixes(pods, &services) {
+            Ok(()) => self.problems.resolve(PREFIXES),
+            Err(error) => self.problems.report(PREFIXES, &chain(&error)),
+        }
+    }
 }
 
-/// Sets the host's routes, those to nobody in the pod CIDRs of this node among them, and finds out about the pod CIDRs
-/// whose node is not on the uplink's link.
+/// Sets the host's routes, those to nobody in the pod CIDRs of this node among them, and finds out about the pod CIDRs whose node is not on the uplink's link.
 async fn sync(
     netlink: &Netlink,
     wanted: &BTreeMap<IpNetwork, Route>,

@@ -1,5 +1,5 @@
 //! Frontends and their backends.
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use agent_core::entry::{self, Backend};
 use anyhow::Result;
@@ -44,6 +44,11 @@ pub(crate) fn find(node: &Node, addr: SocketAddr, proto: Proto) -> Result<Option
     let key = entry::Frontend::cluster(addr.ip(), addr.port(), proto.0);
     let Some(value) = node.map(keys)?.lookup(&key.to_bytes())? else { return Ok(None) };
     frontend(node, slots, key, decoded(keys, entry::frontend_value(&value))?).map(Some)
+}
+
+/// A frontend at this address, whatever its port.
+pub(crate) fn at_address(node: &Node, addr: IpAddr) -> Result<Option<Frontend>> {
+    Ok(frontends(node)?.into_iter().find(|frontend| frontend.addr.ip() == addr))
 }
 
 fn frontend(node: &Node, slots: MapId, key: entry::Frontend, value: FrontendValue) -> Result<Frontend> {

@@ -23,6 +23,7 @@ enum Verdict {
     /// Some backends, or one of the families.
     SometimesDenied,
     NoBackend,
+    NoSuchPort,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,7 +41,11 @@ impl WhyReport {
         let targets: Vec<&Target> = flows.iter().flat_map(|walk| &walk.targets).collect();
         let denied = targets.iter().filter(|target| target.is_denied()).count();
         let unanswered = flows.iter().filter(|walk| walk.targets.is_empty()).count();
-        let verdict = if unanswered == flows.len() {
+        let has_no_port =
+            |walk: &Walk| walk.service.as_ref().is_some_and(|hop| hop.when_empty == "no-such-port");
+        let verdict = if !flows.is_empty() && flows.iter().all(has_no_port) {
+            Verdict::NoSuchPort
+        } else if unanswered == flows.len() {
             Verdict::NoBackend
         } else if denied + unanswered == 0 {
             Verdict::Allowed
@@ -67,6 +72,7 @@ impl Report for WhyReport {
             Verdict::Denied => "DENIED",
             Verdict::SometimesDenied => "SOMETIMES DENIED",
             Verdict::NoBackend => "NO BACKEND",
+            Verdict::NoSuchPort => "NO SUCH PORT",
         };
         let Self { source, destination, protocol, port, .. } = self;
         let mut text = format!("{verdict}: {source} -> {destination}:{port}/{protocol}\n");
@@ -79,7 +85,9 @@ impl Report for WhyReport {
     fn exit_code(&self) -> ExitCode {
         match self.verdict {
             Verdict::Allowed => ExitCode::SUCCESS,
-            Verdict::Denied | Verdict::SometimesDenied | Verdict::NoBackend => ExitCode::from(DENIED),
+            Verdict::Denied | Verdict::SometimesDenied | Verdict::NoBackend | Verdict::NoSuchPort => {
+                ExitCode::from(DENIED)
+            }
         }
     }
 }
@@ -93,6 +101,12 @@ fn flow(walk: &Walk, proto: Proto) -> String {
     if let Some(service) = &walk.service {
         let count = match walk.targets.len() {
             0 if service.when_empty == "drop" => "no backend on this node: the packet is dropped".to_owned(),
+            0 if service.when_empty == "no-such-port" => {
+                format!(
+                    "is at this address, without port {}/{proto}: the connection is refused",
+                    walk.destination.port()
+                )
+            }
             0 => "no backend: the connection is rejected".to_owned(),
             1 => "1 backend".to_owned(),
             count => format!("one of {count} backends at random"),
@@ -245,6 +259,19 @@ DENIED: shop/web -> svc/shop/db:5432/tcp
     fn a_service_without_backends_is_not_called_allowed() {
         let report = WhyReport::new(&question(), vec![walk(true, vec![])]);
         assert!(report.text().contains("  service  shop/db:pg: no backend: the connection is rejected\n"));
+        assert_eq!(report.exit_code(), ExitCode::from(DENIED));
+    }
+
+    #[test]
+    fn a_port_that_a_service_does_not_have_is_not_called_allowed() {
+        let mut walk = walk(true, vec![]);
+        walk.service.as_mut().unwrap().when_empty = "no-such-port";
+        let report = WhyReport::new(&question(), vec![walk]);
+        let text = report.text();
+        assert!(text.starts_with("NO SUCH PORT: "), "{text}");
+        assert!(
+            text.contains("shop/db:pg: is at this address, without port 5432/tcp: the connection is refused")
+        );
         assert_eq!(report.exit_code(), ExitCode::from(DENIED));
     }
 }

@@ -77,7 +77,7 @@ impl Target {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct ServiceHop {
     pub(crate) name: String,
-    /// Without a backend: `drop` or `reject`.
+    /// Without a backend: `drop` or `reject`, or `no-such-port` where it has no backend because it has no such port.
     pub(crate) when_empty: &'static str,
 }
 
@@ -111,8 +111,15 @@ impl Walker<'_> {
         // The programs look for a frontend only when the destination is no pod of this node.
         let is_local = matches!(self.place(flow.destination.ip())?, Place::LocalPod { .. });
         let frontend = if is_local { None } else { service::find(self.node, flow.destination, self.proto)? };
-        let addresses =
-            frontend.as_ref().map_or_else(|| vec![flow.destination], |found| found.backends.clone());
+        let other_port = match &frontend {
+            None if !is_local => service::at_address(self.node, flow.destination.ip())?,
+            _ => None,
+        };
+        let addresses = match (&frontend, &other_port) {
+            (Some(found), _) => found.backends.clone(),
+            (None, Some(_)) => Vec::new(),
+            (None, None) => vec![flow.destination],
+        };
         let targets: BTreeSet<SocketAddr> = addresses.into_iter().collect();
         let targets: Result<Vec<Target>> =
             targets.into_iter().map(|address| self.target(flow.source, source, address)).collect();
@@ -122,9 +129,16 @@ impl Walker<'_> {
             source_pod: flow.source.and_then(pod),
             destination: flow.destination,
             destination_pod: pod(flow.destination.ip()),
-            service: frontend.map(|frontend| ServiceHop {
-                name: self.names.service_or_id(frontend.service_id),
-                when_empty: if frontend.drops_when_empty { "drop" } else { "reject" },
+            service: frontend.or(other_port).map(|found| ServiceHop {
+                name: self.names.service_or_id(found.service_id),
+                when_empty: match (
+                    found.addr == flow.destination && found.proto == self.proto,
+                    found.drops_when_empty,
+                ) {
+                    (false, _) => "no-such-port",
+                    (true, true) => "drop",
+                    (true, false) => "reject",
+                },
             }),
             targets: targets?,
         })

@@ -101,6 +101,20 @@ impl<A: Copy> Packet<A> {
         self.tuple.proto == proto::TCP && !self.is_syn()
     }
 
+    /// Whether the packet belongs to a TCP connection that somebody may hold open.
+    #[inline(always)]
+    pub(crate) fn continues_connection(&self) -> bool {
+        self.tuple.proto == proto::TCP
+            && self.fragment == Fragment::Whole
+            && self.tcp_flags & (tcp::SYN | tcp::RST) == 0
+    }
+
+    /// Whether a rejection may answer the packet: not an error, a reset or a part of a datagram (RFC 1122 §3.2.2).
+    #[inline(always)]
+    pub(crate) fn is_answerable(&self) -> bool {
+        self.kind == Kind::Flow && self.fragment == Fragment::Whole && self.tcp_flags & tcp::RST == 0
+    }
+
     /// Whether this packet carries the L4 header.
     #[inline(always)]
     pub(crate) fn has_l4_header(&self) -> bool {
@@ -167,6 +181,12 @@ pub(crate) fn is_for_host(ctx: &TcContext) -> bool {
     const PACKET_HOST: u32 = 0;
     // SAFETY: reads a field of the context.
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
+}
+
+/// The link-layer address that the frame was sent to.
+#[inline(always)]
+pub(crate) fn destination_mac(ctx: &TcContext) -> Result<MacAddr, DropReason> {
+    read(ctx, 0)
 }
 
 /// Where the packet goes, before it is parsed.

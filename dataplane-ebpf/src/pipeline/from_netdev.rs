@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     endpoint::EndpointValue,
+    route::slot,
     verdict::{DropReason, Hook, Verdict},
 };
 
@@ -12,7 +13,10 @@ use crate::{
     family::{V4, V6},
     flow::Scratch,
     packet::{self, Kind, Parse, ethertype},
-    stage::{forward, uplink},
+    stage::{
+        forward::{self, Onward},
+        reject, uplink,
+    },
 };
 
 /// What reaches this node by an uplink.
@@ -37,9 +41,35 @@ fn from_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Ok(address) = packet::destination::<F>(ctx) else { return Ok(Verdict::Pass) };
     let destination = local_pod::<F>(&address);
     if !destination.is_present() {
-        return Ok(Verdict::Pass);
+        let is_nobodys = F::is_in(slot::PODS, &address) || F::is_in(slot::SERVICES, &address);
+        return if is_nobodys {
+            observed::<F>(|scratch| to_nobody::<F>(ctx, scratch))
+        } else {
+            Ok(Verdict::Pass)
+        };
     }
     observed::<F>(|scratch| to_local_pod::<F>(ctx, scratch, &destination))
+}
+
+/// What the stack would send back out: a packet to a service, which only pods and processes of nodes reach; and what the
+/// stack's answer would not end, a TCP connection to a pod that is gone.
+#[inline(always)]
+fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
+    F::parse(ctx, &mut scratch.packet)?;
+    let packet = &scratch.packet;
+    let is_answered = match forward::onward::<F>(packet) {
+        Onward::Refused => true,
+        Onward::Lost => F::is_unicast(&packet.tuple.source) && forward::is_nobody::<F>(ctx, packet),
+        Onward::Route(_) | Onward::Stack => false,
+    };
+    if !is_answered {
+        return Ok(Verdict::Pass);
+    }
+    if !packet.is_answerable() || !F::is_unicast(&packet.tuple.source) {
+        return Err(DropReason::UnknownServicePort);
+    }
+    reject::answer_back::<F>(ctx, packet)?;
+    Ok(Verdict::TurnBack { ifindex: packet::ifindex(ctx) })
 }
 
 #[inline(always)]

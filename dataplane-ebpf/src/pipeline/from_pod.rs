@@ -17,7 +17,11 @@ use crate::{
     family::{V4, V6},
     flow::Scratch,
     packet::{self, Kind, Packet, Parse, ethertype},
-    stage::{antispoof, forward, nat, reject},
+    stage::{
+        antispoof,
+        forward::{self, Onward},
+        nat, reject,
+    },
 };
 
 /// What leaves a pod.
@@ -62,7 +66,7 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
     #[expect(clippy::wildcard_enum_match_arm, reason = "spelled out, LLVM doubles what the verifier walks")]
     let flow = match flow {
         Flow::New if !destination.is_present() && !is_kube_proxys(&scratch.packet, &source) => {
-            to_service::<F>(ctx, scratch, source.egress_set)
+            to_service::<F>(ctx, scratch, source.egress_set, source.is_isolated())
         }
         flow => flow,
     };
@@ -82,7 +86,7 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
             }
             destination
         }
-        Flow::WithoutBackend => {
+        Flow::Unanswered => {
             reject::answer::<F>(ctx, &scratch.packet, &source)?;
             return Ok(Verdict::Reject { ifindex: source.ifindex });
         }
@@ -94,7 +98,20 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
     if through_stack {
         return Ok(Verdict::Pass);
     }
-    forward::send::<F>(ctx, &scratch.packet)
+    match forward::onward::<F>(&scratch.packet) {
+        Onward::Route(route) => forward::send::<F>(ctx, &scratch.packet, route),
+        Onward::Refused if scratch.packet.is_answerable() => {
+            reject::answer::<F>(ctx, &scratch.packet, &source)?;
+            Ok(Verdict::Reject { ifindex: source.ifindex })
+        }
+        Onward::Refused => Err(DropReason::UnknownServicePort),
+        Onward::Lost if forward::is_nobody::<F>(ctx, &scratch.packet) => {
+            reject::answer::<F>(ctx, &scratch.packet, &source)?;
+            // By to_pod, which translates the answer if its connection is translated.
+            Ok(Verdict::TurnBack { ifindex: source.ifindex })
+        }
+        Onward::Lost | Onward::Stack => Ok(Verdict::Pass),
+    }
 }
 
 /// Whether a packet without a flow of ours is left to kube-proxy: that of a connection which is not new, and, where

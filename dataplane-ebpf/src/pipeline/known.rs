@@ -27,8 +27,8 @@ pub(super) enum Flow {
     Known,
     /// As `Known`, and the packet now goes to another address.
     Translated,
-    /// It goes to a service that has no backend.
-    WithoutBackend,
+    /// It goes to a service that has no backend, or no such port, or to a pod that is gone: its sender is told.
+    Unanswered,
     /// New, and a translated flow has its two ends: what is opened gets another source port.
     Beside,
     Dropped(DropReason),
@@ -42,7 +42,7 @@ impl Flow {
             Self::New => 0,
             Self::Known => 1,
             Self::Translated => 2,
-            Self::WithoutBackend => 3,
+            Self::Unanswered => 3,
             Self::Beside => 4,
             Self::Dropped(reason) => DROPPED + reason as u32,
         }
@@ -54,7 +54,7 @@ impl Flow {
             0 => Self::New,
             1 => Self::Known,
             2 => Self::Translated,
-            3 => Self::WithoutBackend,
+            3 => Self::Unanswered,
             4 => Self::Beside,
             _ => Self::Dropped(DropReason::numbered(code - DROPPED).unwrap_or(DropReason::Truncated)),
         }

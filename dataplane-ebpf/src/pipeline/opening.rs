@@ -4,12 +4,14 @@ use dataplane_common::{conntrack::zone, verdict::DropReason};
 
 use super::{judge_openers, known::Flow, local_pod};
 use crate::{
+    config,
     family::Family,
     flow::{Allowed, Scratch, Tuple},
     global::global,
     packet::{self, Fragment, Kind, Packet, Parse},
     stage::{
         conntrack::{self, Opening},
+        forward::{self, Onward},
         nat, policy,
         service::{self, Choice},
     },
@@ -17,8 +19,13 @@ use crate::{
 
 /// Service → policy → conntrack → NAT for the first packet of a flow to a frontend.
 #[inline(never)]
-pub(super) fn to_service<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>, egress_set: u32) -> Flow {
-    match translate_new::<F>(ctx, scratch, egress_set) {
+pub(super) fn to_service<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    egress_set: u32,
+    is_isolated: bool,
+) -> Flow {
+    match translate_new::<F>(ctx, scratch, egress_set, is_isolated) {
         Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),
     }
@@ -29,14 +36,17 @@ fn translate_new<F: Parse>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
+    is_isolated: bool,
 ) -> Result<Flow, DropReason> {
     if scratch.packet.kind != Kind::Flow || scratch.packet.fragment == Fragment::Orphan {
         return Ok(Flow::New);
     }
     let client = &scratch.packet.tuple;
     let service_id = match service::choose::<F>(&client.destination, client.destination_port, client.proto) {
+        // What is not tracked is looked at when it is sent on.
+        Choice::None if is_isolated && !config::beside_kube_proxy() => return to_nobody::<F>(ctx, scratch),
         Choice::None => return Ok(Flow::New),
-        Choice::Reject if scratch.packet.fragment == Fragment::Whole => return Ok(Flow::WithoutBackend),
+        Choice::Reject if scratch.packet.fragment == Fragment::Whole => return Ok(Flow::Unanswered),
         Choice::Backend { .. } if scratch.packet.is_mid_stream() => return without_flow(&scratch.packet),
         Choice::Reject => return Err(DropReason::NoBackend),
         Choice::Drop => return Err(DropReason::NoLocalBackend),
@@ -60,12 +70,24 @@ fn translate_new<F: Parse>(
     Ok(Flow::Translated)
 }
 
+/// What nobody will answer opens no flow: a port that the service gets later would never see the packets of that flow. Nor
+/// is policy asked, which has nothing to forbid.
+#[inline(always)]
+fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &Scratch<F::Addr>) -> Result<Flow, DropReason> {
+    match forward::onward::<F>(&scratch.packet) {
+        Onward::Refused if scratch.packet.is_answerable() => Ok(Flow::Unanswered),
+        Onward::Refused => Err(DropReason::UnknownServicePort),
+        Onward::Lost if forward::is_nobody::<F>(ctx, &scratch.packet) => Ok(Flow::Unanswered),
+        Onward::Lost | Onward::Route(_) | Onward::Stack => Ok(Flow::New),
+    }
+}
+
 /// A segment to a frontend whose connection is not known: nobody knows its backend any more, so its client learns that
 /// it has ended.
 #[inline(always)]
 fn without_flow<A: Copy>(packet: &Packet<A>) -> Result<Flow, DropReason> {
     if packet.fragment == Fragment::Whole && packet.tcp_flags & packet::tcp::RST == 0 {
-        return Ok(Flow::WithoutBackend);
+        return Ok(Flow::Unanswered);
     }
     Err(DropReason::MidStream)
 }
@@ -98,7 +120,7 @@ pub(super) fn open_from_host<F: Parse>(scratch: &mut Scratch<F::Addr>) -> Result
 fn opened(code: u32) -> Result<(), DropReason> {
     match Flow::of_code(code) {
         Flow::Dropped(reason) => Err(reason),
-        Flow::New | Flow::Known | Flow::Translated | Flow::WithoutBackend | Flow::Beside => Ok(()),
+        Flow::New | Flow::Known | Flow::Translated | Flow::Unanswered | Flow::Beside => Ok(()),
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn enter<F: Parse>(
         Flow::New => {}
         Flow::Dropped(reason) => return Err(reason),
         Flow::Beside => return Err(DropReason::NatPortsExhausted),
-        Flow::Known | Flow::Translated | Flow::WithoutBackend => return Ok(()),
+        Flow::Known | Flow::Translated | Flow::Unanswered => return Ok(()),
     }
     if destination.is_isolated() {
         if from_host {

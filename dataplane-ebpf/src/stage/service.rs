@@ -3,6 +3,7 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use dataplane_common::{
     arith::{hash, search},
     net::Be16,
+    route::{kind, slot},
     service::{FrontendValue, flag},
 };
 
@@ -44,6 +45,13 @@ pub(crate) fn choose_of<F: Family>(frontend: &FrontendValue) -> Choice<F::Addr> 
 #[inline(always)]
 pub(crate) fn choose_by<F: Family>(frontend: &FrontendValue, seed: u64) -> Choice<F::Addr> {
     choose_with::<F>(frontend, || (hash::mix(seed) >> 32) as u32)
+}
+
+/// Whether an address is a service's, whatever the port. For those who found no frontend: an address that is none costs
+/// them a comparison.
+#[inline(always)]
+pub(crate) fn has_address<F: Family>(addr: &F::Addr) -> bool {
+    F::is_in(slot::SERVICES, addr) && F::route(addr).is_some_and(|route| route.kind == kind::SERVICE)
 }
 
 /// Whether a backend is still among those of a frontend.

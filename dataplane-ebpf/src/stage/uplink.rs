@@ -32,5 +32,5 @@ fn quotes_remote_pod<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Res
 /// Whether packets on the route pass the stack in the other direction.
 #[inline(always)]
 fn passes(route: &RouteValue) -> bool {
-    route.kind != kind::STACK
+    matches!(route.kind, kind::DIRECT | kind::GATEWAY)
 }

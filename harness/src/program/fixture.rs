@@ -7,7 +7,7 @@ use dataplane_common::{
     maps::MapId,
     net::{AddrV4, AddrV6, Be16},
     policy::{PolicyKey, PolicyValue, verdict},
-    route::{self, RouteValue},
+    route::{self, Prefix, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
 };
 use zerocopy::IntoBytes as _;
@@ -135,9 +135,17 @@ impl Programs {
         self.set_route(addr, prefix_len, &value)
     }
 
-    /// Leaves what goes to `addr/prefix_len`, and what comes from there, to the host's stack.
-    pub fn route_by_stack(&self, addr: IpAddr, prefix_len: u32) -> Result<()> {
-        let value = RouteValue { ifindex: 0, kind: route::kind::STACK, family: 0, next_hop: [0; 16] };
+    /// Fills the slot of a family in `PREFIXES`.
+    pub fn prefix(&self, slot: u32, addr: IpAddr, bits: u8) -> Result<()> {
+        let mut bytes = [0; 16];
+        bytes[..octets(addr).len()].copy_from_slice(&octets(addr));
+        let slot = slot + u32::from(addr.is_ipv6());
+        Ok(self.map(MapId::PREFIXES).update(slot.as_bytes(), Prefix::new(bytes, bits).as_bytes())?)
+    }
+
+    /// A route of a kind that has no next hop.
+    pub fn route_nowhere(&self, addr: IpAddr, prefix_len: u32, kind: u32) -> Result<()> {
+        let value = RouteValue { ifindex: 0, kind, family: 0, next_hop: [0; 16] };
         self.set_route(addr, prefix_len, &value)
     }
 

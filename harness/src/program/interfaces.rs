@@ -1,5 +1,5 @@
 //! Interfaces for test runs: a context names the device that a packet came in on, and the device must exist.
-use std::thread;
+use std::{fs, process::Command, thread};
 
 use anyhow::{Result, anyhow};
 use nix::{
@@ -26,17 +26,29 @@ pub fn in_private_netns<T: Send>(pods: usize, test: impl FnOnce(&[u32]) -> Resul
             let mut indexes = Vec::with_capacity(pods);
             for pod in 0..pods {
                 let (host, peer) = (format!("h{pod}"), format!("p{pod}"));
-                let output = std::process::Command::new("ip")
-                    .args(["link", "add", &host, "address", &interface_mac_text(pod), "type", "veth"])
-                    .args(["peer", "name", &peer])
-                    .output()?;
-                if !output.status.success() {
-                    return Err(anyhow!("ip link add {host}: {}", String::from_utf8_lossy(&output.stderr)));
-                }
+                let mac = interface_mac_text(pod);
+                ip(&["link", "add", &host, "address", &mac, "type", "veth", "peer", "name", &peer])?;
                 indexes.push(if_nametoindex(host.as_str())?);
             }
             test(&indexes)
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Makes this namespace a router by which nobody in a prefix is reached.
+pub fn nobody_has(prefix: &str) -> Result<()> {
+    for family in ["ipv4", "ipv6"] {
+        fs::write(format!("/proc/sys/net/{family}/conf/all/forwarding"), "1")?;
+    }
+    ip(&["link", "set", "lo", "up"])?;
+    ip(&["route", "add", "unreachable", prefix])
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(args).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(anyhow!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr)))
 }

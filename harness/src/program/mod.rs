@@ -24,7 +24,7 @@ use dataplane_common::{config::Config, endpoint::EndpointValue, maps::MapId, ver
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 pub use self::{
-    interfaces::{in_private_netns, interface_mac},
+    interfaces::{in_private_netns, interface_mac, nobody_has},
     verdict::Verdict,
 };
 use crate::packet::Packet;

@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use dataplane_common::verdict::DropReason;
+use dataplane_common::{route::kind, verdict::DropReason};
 use harness::{
     packet::{Network, Packet, Transport, flag, verify},
     program::{
@@ -48,7 +48,7 @@ fn a_packet_to_another_nodes_pod_is_forwarded_with_one_hop_less() -> Result<()> 
 fn what_the_stack_routes_is_left_to_it_in_both_directions() -> Result<()> {
     in_both_families(NO_HOST, |world| {
         let prefix_len = if world.remote.is_ipv4() { 16 } else { 64 };
-        world.programs.route_by_stack(world.remote, prefix_len)?;
+        world.programs.route_nowhere(world.remote, prefix_len, kind::STACK)?;
         let sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
         let run = world.a_sends(world.remote, syn(4000, 80))?;
         assert_eq!((run.verdict, run.frame), (Verdict::Pass, sent.bytes()));

@@ -7,6 +7,7 @@ mod forwarding;
 mod fragments;
 mod from_netdev;
 mod neighbour;
+mod nobody;
 mod packets;
 mod policy;
 mod revoked;

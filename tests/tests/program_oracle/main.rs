@@ -81,6 +81,11 @@ impl<'a> Cluster<'a> {
         let run = self.run_from_pod(pod, destination, opening(protocol, client_port, port))?;
         let choice = oracle::resolve(&self.control.state, NODE, destination, port, protocol);
         let backends: Vec<(IpAddr, u16)> = match choice {
+            Choice::NoSuchPort => {
+                ensure!(run.verdict == Verdict::Reject, "no such port in the oracle, {:?}", run.verdict);
+                let has_ports = matches!(protocol, proto::TCP | proto::UDP | proto::SCTP);
+                return if has_ports { check_rejection(&run, source, &flow, client_port) } else { Ok(()) };
+            }
             Choice::NotAService => vec![(destination, port)],
             Choice::OneOf(backends) => backends.iter().map(|backend| (backend.addr, backend.port)).collect(),
             Choice::Reject => {

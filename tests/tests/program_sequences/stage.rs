@@ -81,7 +81,7 @@ impl World for Now<'_> {
             Choice::OneOf(backends) => {
                 backends.iter().filter_map(|backend| Actor::at(backend.addr)).collect()
             }
-            Choice::NotAService | Choice::Reject | Choice::Drop => Vec::new(),
+            Choice::NotAService | Choice::NoSuchPort | Choice::Reject | Choice::Drop => Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
 };
 
 use agent_core::{
-    entry::{self, Backend, Frontend, PolicyEntry, PortPrefix},
+    entry::{self, Backend, Frontend, PolicyEntry, PortPrefix, Route, Way},
     oracle::Choice,
 };
 use dataplane_common::{
@@ -97,7 +97,10 @@ impl Maps {
     pub(crate) fn choice(&self, addr: IpAddr, port: u16, proto: u8) -> Choice {
         let map = if addr.is_ipv4() { MapId::FRONTENDS_V4 } else { MapId::FRONTENDS_V6 };
         let Some(value) = self.get(map, &Frontend::cluster(addr, port, proto).to_bytes()) else {
-            return Choice::NotAService;
+            let routes = if addr.is_ipv4() { MapId::ROUTES_V4 } else { MapId::ROUTES_V6 };
+            let route = self.get(routes, &entry::prefix_to_bytes(addr.into())).and_then(Route::from_bytes);
+            let is_service = route.is_some_and(|route| route.way == Way::Service);
+            return if is_service { Choice::NoSuchPort } else { Choice::NotAService };
         };
         let value = entry::frontend_value(value).expect("the layout was checked");
         let slots = if addr.is_ipv4() { MapId::BACKENDS_V4 } else { MapId::BACKENDS_V6 };
