@@ -207,10 +207,10 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
             return ALLOW;
         }
         V::Family::forget_socket(&V::Family::socket_key(cookie(ctx), &addr, port, proto));
-        if !config::beside_kube_proxy() && service::has_address::<V::Family>(&addr) {
-            return refuse(hook);
-        }
-        return ALLOW;
+        let is_refused = !config::beside_kube_proxy()
+            && service::has_address::<V::Family>(&addr)
+            && owner(ctx) != Owner::Stranger;
+        return if is_refused { refuse(hook) } else { ALLOW };
     };
     match owner(ctx) {
         Owner::Host => {}

@@ -22,6 +22,9 @@ use crate::{
     sockets::mapped,
 };
 
+/// A port that no service here has.
+const OTHER_PORT: u16 = PORT + 1;
+
 const EVERY: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::UnconnectedUdp];
 
 fn server(topology: &Topology, name: &str, app: &str, node: usize) -> Result<Arc<Pod>> {
@@ -46,7 +49,9 @@ fn a_namespace_that_is_nobodys_pod_has_its_own_addresses() -> Result<()> {
     let place = Place { netns: &netns, cgroup: &cgroup, outlives: false, capabilities: None };
     let process = Probe::start(topology.run(), "foreign", place)?;
     for transport in [Transport::Tcp, Transport::Udp] {
-        process.listen(transport, PORT)?;
+        for port in [PORT, OTHER_PORT] {
+            process.listen(transport, port)?;
+        }
     }
     for to in services.concat() {
         let length = if to.is_ipv4() { 32 } else { 128 };
@@ -54,7 +59,9 @@ fn a_namespace_that_is_nobodys_pod_has_its_own_addresses() -> Result<()> {
     }
     for to in services.concat() {
         for transport in EVERY {
-            for to in [to, mapped(to)] {
+            // Ours has no such port, which its own pods and hosts are refused at once.
+            let other = SocketAddr::new(to.ip(), OTHER_PORT);
+            for to in [to, other, mapped(to), mapped(other)] {
                 is_answered_by("foreign", &process, target(transport, to))?;
             }
         }
