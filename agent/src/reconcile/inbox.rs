@@ -28,6 +28,13 @@ pub(super) enum Input {
     NetworkChanged,
 }
 
+impl Input {
+    /// Whether somebody asks how things are.
+    const fn is_question(&self) -> bool {
+        matches!(self, Self::Cni(CniEvent::Status { .. } | CniEvent::Health { .. }))
+    }
+}
+
 impl Inbox {
     /// Waits for an input, but not longer than until `due`, and takes everything that waits then. `None` when the
     /// source or the CNI server is gone.
@@ -50,6 +57,9 @@ impl Inbox {
         {
             wave.push(input);
         }
+        // Asked now, they are about what was done and told already: an agent that has only just heard of its node
+        // cannot serve pods yet.
+        wave.sort_by_key(|input| !input.is_question());
         Some(wave)
     }
 
@@ -87,6 +97,21 @@ mod tests {
             cni_events.try_send(CniEvent::Status { reply: oneshot::channel().0 }).unwrap();
         }
         assert_eq!(inbox.wave(None).await.map(|wave| wave.len()), Some(6));
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_before_what_comes_with_it_is_taken_in() {
+        let (events, cni_events, mut inbox) = inbox(8);
+        events.try_send(event()).unwrap();
+        cni_events.try_send(CniEvent::Settle { reply: oneshot::channel().0 }).unwrap();
+        cni_events.try_send(CniEvent::Status { reply: oneshot::channel().0 }).unwrap();
+        let wave = inbox.wave(None).await.unwrap();
+        let order = [
+            matches!(wave[0], Input::Cni(CniEvent::Status { .. })),
+            matches!(wave[1], Input::Source(_)),
+            matches!(wave[2], Input::Cni(CniEvent::Settle { .. })),
+        ];
+        assert_eq!(order, [true; 3], "{wave:?}");
     }
 
     #[tokio::test]
