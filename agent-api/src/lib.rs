@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod disk;
 pub mod interface;
 pub mod netns;
 pub mod pending;

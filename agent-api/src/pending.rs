@@ -1,15 +1,11 @@
 //! Detachments that the plugin could not tell the agent: one file each, read by the agent when it is back.
 use std::{
     fs, io,
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use crate::{Attachment, PENDING_DETACH_DIR};
-
-/// Suffix of a file that is being written.
-const PARTIAL: &str = "partial";
+use crate::{Attachment, PENDING_DETACH_DIR, disk};
 
 /// The file of an attachment.
 #[must_use]
@@ -27,13 +23,7 @@ pub fn leave(state_dir: &Path, attachment: &Attachment) -> io::Result<PathBuf> {
     let path = path(state_dir, attachment);
     let dir = state_dir.join(PENDING_DETACH_DIR);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    let partial = path.with_extension(PARTIAL);
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-    file.write_all(&serde_json::to_vec(attachment)?)?;
-    file.sync_all()?;
-    fs::rename(&partial, &path)?;
-    fs::File::open(&dir)?.sync_all()?;
+    disk::replace(&path, &serde_json::to_vec(attachment)?, 0o600)?;
     Ok(path)
 }
 

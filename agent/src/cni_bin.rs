@@ -1,10 +1,10 @@
 //! The CNI plugin in the container runtime's directory of plugins.
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::PermissionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use agent_api::disk;
 
 use crate::cni_conf::PLUGIN;
 
@@ -64,16 +64,7 @@ fn put(dir: &Path, plugin: &[u8]) -> Result<bool, CniBinError> {
     if fs::read(&path).is_ok_and(|present| present == plugin) {
         return Ok(false);
     }
-    let partial = partial(dir);
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(plugin)?;
-        file.set_permissions(fs::Permissions::from_mode(0o755))?;
-        file.sync_all()?;
-        fs::rename(&partial, &path)?;
-        File::open(dir)?.sync_all()
-    };
-    match write() {
+    match disk::replace(&path, plugin, 0o755) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             Err(CniBinError::ReadOnly { path: dir.into() })
@@ -84,24 +75,14 @@ fn put(dir: &Path, plugin: &[u8]) -> Result<bool, CniBinError> {
 
 /// Removes the plugin, and what a writer that was killed left of one. `false`: it was not there.
 pub(crate) fn remove(dir: &Path) -> Result<bool, CniBinError> {
-    let mut found = false;
-    for path in [dir.join(PLUGIN), partial(dir)] {
-        match fs::remove_file(&path) {
-            Ok(()) => found = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(CniBinError::Remove { path, source }),
-        }
-    }
-    Ok(found)
-}
-
-/// The plugin while it is being written.
-fn partial(dir: &Path) -> PathBuf {
-    dir.join(format!(".{PLUGIN}.partial"))
+    let path = dir.join(PLUGIN);
+    disk::remove(&path).map_err(|source| CniBinError::Remove { path, source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, os::unix::fs::PermissionsExt as _};
+
     use super::*;
 
     #[test]

@@ -1,20 +1,18 @@
 //! The CNI configuration: the file that makes the container runtime call the plugin. It appears when the node can serve
 //! pods, not before, and stays from then on: without an agent the plugin asks to be tried again.
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use agent_api::disk;
 use serde_json::json;
 
 use crate::health::Problems;
 
 /// Sorts before the names that others use: the runtime takes the first file of the directory.
 const FILE_NAME: &str = "05-millrace.conflist";
-/// Not one of the names that runtimes read.
-const PARTIAL: &str = "05-millrace.partial";
 /// What runtimes read.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 /// The plugin, as the runtime finds it in its directory of plugins.
@@ -108,16 +106,8 @@ impl CniConf {
 
 /// Removes the file, and what a writer that was killed left of one. `false`: it was not there.
 pub(crate) fn remove(dir: &Path) -> Result<bool, CniConfError> {
-    let mut found = false;
-    for name in [FILE_NAME, PARTIAL] {
-        let path = dir.join(name);
-        match fs::remove_file(&path) {
-            Ok(()) => found = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(CniConfError::Remove { path, source }),
-        }
-    }
-    Ok(found)
+    let path = dir.join(FILE_NAME);
+    disk::remove(&path).map_err(|source| CniConfError::Remove { path, source })
 }
 
 /// Runtimes that know only older versions of CNI take the first version; others the highest that they know.
@@ -162,12 +152,7 @@ fn configurations(dir: &Path) -> io::Result<Vec<String>> {
 
 /// Whole or not at all, and on disk. Renamed inside the directory, which is what containerd's watch notices.
 fn write(dir: &Path, content: &str) -> io::Result<()> {
-    let partial = dir.join(PARTIAL);
-    let mut file = File::create(&partial)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&partial, dir.join(FILE_NAME))?;
-    File::open(dir)?.sync_all()
+    disk::replace(&dir.join(FILE_NAME), content.as_bytes(), 0o644)
 }
 
 fn beside(dir: &Path, others: &[String]) -> String {

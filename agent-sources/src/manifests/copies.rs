@@ -3,15 +3,14 @@
 //! One file each, named like the manifest: a comment with length and checksum, then the text.
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
-use agent_api::interface::fnv1a;
+use agent_api::{disk, interface::fnv1a};
 use tokio::sync::mpsc::Sender;
 
 use super::{document, settle::is_manifest};
@@ -19,9 +18,6 @@ use crate::source::{Batch, Event, Report, Subject};
 
 /// A copy that could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
-/// The copy that is being written; no manifest has this name.
-const PARTIAL: &str = ".partial";
-
 /// Copies by file name: the text, or why it cannot be used.
 pub type Loaded = BTreeMap<String, Result<String, String>>;
 
@@ -182,15 +178,8 @@ impl Copies {
             return Ok(());
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let partial = self.dir.join(PARTIAL);
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(header(text).as_bytes())?;
-        file.write_all(b"\n")?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&partial, self.dir.join(name))?;
-        fs::File::open(&self.dir)?.sync_all()?;
+        let content = format!("{}\n{text}", header(text));
+        disk::replace(&self.dir.join(name), content.as_bytes(), 0o600)?;
         self.kept.insert(name.to_owned(), checksum);
         Ok(())
     }

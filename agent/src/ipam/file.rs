@@ -2,15 +2,14 @@
 //!
 //! A header line with version, length and checksum, then the leases as one line of JSON.
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use agent_api::interface::fnv1a;
+use agent_api::{disk, interface::fnv1a};
 use agent_core::model::endpoint::Endpoint;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -133,13 +132,7 @@ impl LeaseFile {
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let partial = self.dir.join(format!("{FILE_NAME}.partial"));
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, self.path())?;
-        fs::File::open(&self.dir)?.sync_all()
+        disk::replace(&self.path(), bytes, 0o600)
     }
 
     fn set_aside(&self) -> io::Result<PathBuf> {

@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use agent_api::disk;
 use agent_core::model::Family;
 
 /// A switch that is not as it must be.
@@ -98,9 +99,7 @@ impl Sysctls {
         let line = format!("{boot_id} {name} {before} {after}");
         let lines = of_this_boot.chain([line.as_str()]);
         let text = lines.flat_map(|line| [line, "\n"]).collect::<String>();
-        let partial = self.record.with_extension("partial");
-        fs::write(&partial, text)?;
-        fs::rename(&partial, &self.record)
+        disk::replace(&self.record, text.as_bytes(), 0o644)
     }
 
     /// Makes the node forward packets of a family. `true`: something was changed.

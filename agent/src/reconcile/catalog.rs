@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use agent_api::disk;
 use agent_core::{
     catalog::{FILE_NAME, catalog},
     render::Desired,
@@ -85,8 +86,6 @@ impl CatalogFile {
         let mut catalog = catalog(state, &self.node_name);
         catalog.former_sets.clone_from(self.sets.former());
         let content = serde_json::to_vec(&catalog)?;
-        let partial = self.path.with_extension("json.partial");
-        fs::write(&partial, &content)?;
-        fs::rename(&partial, &self.path)
+        disk::replace(&self.path, &content, 0o644)
     }
 }

@@ -1,11 +1,12 @@
 //! Remembers on disk the pods whose objects are gone while their interfaces are still there, so that a restarted agent
 //! goes on selecting them by their last labels.
 use std::{
-    fs::{self, File},
-    io::{self, ErrorKind, Write as _},
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
+use agent_api::disk;
 use agent_core::model::workload::DepartedPod;
 
 use super::Reconciler;
@@ -55,13 +56,8 @@ impl DepartedFile {
     }
 }
 
-/// Replaced as a whole, and on disk when this returns.
 fn replace(path: &Path, departed: &[DepartedPod]) -> io::Result<()> {
-    let partial = path.with_extension("json.partial");
-    let mut file = File::create(&partial)?;
-    file.write_all(&serde_json::to_vec(departed)?)?;
-    file.sync_all()?;
-    fs::rename(partial, path)
+    disk::replace(path, &serde_json::to_vec(departed)?, 0o644)
 }
 
 impl Reconciler {

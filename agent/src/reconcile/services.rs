@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use agent_api::disk;
 use agent_core::model::node::Services;
 use agent_sources::source::Subject;
 
@@ -61,10 +62,6 @@ impl Reconciler {
     }
 }
 
-/// Replaced as a whole.
 fn remember(state_dir: &Path, services: Services) -> io::Result<()> {
-    let path = path(state_dir);
-    let partial = path.with_extension("partial");
-    fs::write(&partial, format!("{services}\n"))?;
-    fs::rename(partial, path)
+    disk::replace(&path(state_dir), format!("{services}\n").as_bytes(), 0o644)
 }

@@ -5,6 +5,7 @@
 //! a while after the agent last served; an ADD in that time is tried again.
 use std::{fs, io, path::Path, time::Duration};
 
+use agent_api::disk;
 use nix::time::{ClockId, clock_gettime};
 
 use super::require_version;
@@ -56,11 +57,9 @@ impl Moment {
         Ok(Self { boot_id, since_boot: clock_gettime(ClockId::CLOCK_BOOTTIME)?.into() })
     }
 
-    /// Whole or not at all.
     fn write(&self, mark: &Path) -> io::Result<()> {
-        let partial = mark.with_extension("partial");
-        fs::write(&partial, format!("{} {}\n", self.boot_id, self.since_boot.as_millis()))?;
-        fs::rename(&partial, mark)
+        let text = format!("{} {}\n", self.boot_id, self.since_boot.as_millis());
+        disk::replace(mark, text.as_bytes(), 0o644)
     }
 
     /// Whether the mark is of this boot and not older than the grace.

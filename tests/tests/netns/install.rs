@@ -167,12 +167,12 @@ fn what_was_installed_is_removed_and_nothing_is_left() -> Result<()> {
     assert_eq!(values()?, ["1\n", "1\n"]);
     // What writers left that were killed, and an agent whose pods departed.
     let partials = [
-        conflist(node).with_file_name("05-millrace.partial"),
-        plugin(node).with_file_name(".millrace-cni.partial"),
+        conflist(node).with_file_name("05-millrace.conflist.partial"),
+        plugin(node).with_file_name("millrace-cni.partial"),
         node.runtime_dir().join("catalog.json.partial"),
         node.state_dir().join("leases.json.partial"),
         node.state_dir().join("departed.json"),
-        node.state_dir().join("manifests/.partial"),
+        node.state_dir().join("manifests/a.yaml.partial"),
     ];
     for path in &partials {
         fs::write(path, "half")?;
