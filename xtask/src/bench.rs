@@ -14,6 +14,12 @@ pub(crate) struct Options {
     arguments: Vec<OsString>,
 }
 
+impl Options {
+    pub(crate) fn new(arguments: &[&str]) -> Self {
+        Self { arguments: arguments.iter().map(Into::into).collect() }
+    }
+}
+
 /// Programs that the benchmarks call.
 const NEEDED: &[debian::Needed] = &[
     debian::Needed { program: "ip", package: "iproute2", why: "network namespaces and links" },

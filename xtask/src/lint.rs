@@ -3,13 +3,14 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build_ebpf, command, docs, walls, workspace};
+use crate::{build_ebpf, command, docs, papers, walls, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
 /// The cheap ones first.
 const CHECKS: &[Check] = &[
     ("walls between crates and modules", walls),
+    ("what documents name", papers::check),
     ("format", format),
     ("clippy", clippy),
     ("clippy of the eBPF programs", build_ebpf::clippy),

@@ -9,6 +9,7 @@ mod build;
 mod build_ebpf;
 mod cluster;
 mod command;
+mod compare;
 mod components;
 mod debian;
 mod demo;
@@ -17,6 +18,7 @@ mod image;
 mod lint;
 mod machine;
 mod mutants;
+mod papers;
 mod test;
 mod tiers;
 mod toolchain;
@@ -45,6 +47,8 @@ enum Command {
     Image(image::Options),
     /// Measure Millrace beside kube-proxy and plain routing
     Bench(bench::Options),
+    /// Measure this checkout beside another commit of it
+    Compare(compare::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Change the eBPF programs as an attacker would, one change at a time, and see which test notices
@@ -55,6 +59,13 @@ enum Command {
     Docs(docs::Options),
 }
 
+/// The names of the commands.
+fn commands() -> impl Iterator<Item = String> {
+    let command = <Arguments as clap::CommandFactory>::command();
+    let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    names.into_iter()
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Build(options) => build::build(&options),
@@ -63,6 +74,7 @@ fn main() -> ExitCode {
         Command::Cluster(options) => cluster::cluster(&options),
         Command::Image(options) => image::image(&options),
         Command::Bench(options) => bench::bench(&options),
+        Command::Compare(options) => compare::compare(&options),
         Command::Lint => lint::lint(),
         Command::Mutants(options) => mutants::mutants(&options),
         Command::Verifier => verifier::verifier(),

@@ -56,6 +56,14 @@ pub(crate) fn read(path: &Path) -> Result<String> {
 
 /// Every Rust source and manifest of the workspace.
 pub(crate) fn sources() -> Result<Vec<PathBuf>> {
+    let is_source = |path: &PathBuf| {
+        path.ends_with("Cargo.toml") || path.extension().is_some_and(|extension| extension == "rs")
+    };
+    Ok(files()?.into_iter().filter(is_source).collect())
+}
+
+/// Every file of the workspace, but for what is built and for hidden folders.
+pub(crate) fn files() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     collect(&root(), &mut found)?;
     Ok(found)
@@ -66,10 +74,10 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && name != "target" && !name.starts_with('.') {
-            collect(&path, found)?;
-        } else if name == "Cargo.toml" || path.extension().is_some_and(|extension| extension == "rs") {
+        if !path.is_dir() {
             found.push(path);
+        } else if name != "target" && !name.starts_with('.') {
+            collect(&path, found)?;
         }
     }
     Ok(())
