@@ -2,7 +2,7 @@
 
 abi! {
     /// Set by the agent before the programs are loaded.
-    pub struct Config = 24 {
+    pub struct Config = 16 {
         /// Cookie of the network namespace of this host.
         pub host_netns: u64,
         /// `ingress_ifindex` of a packet that a process of this host sent. 0 in the kernel since the field
@@ -10,21 +10,12 @@ abi! {
         pub host_ingress_ifindex: u32,
         /// See [`flag`].
         pub flags: u32,
-        /// Source that a pod sees when it reaches itself through a service (hairpin), IPv4.
-        pub hairpin_v4: [u8; 4],
-        pub reserved: u32,
     }
 }
 
 impl Config {
     /// What the programs run with unless the agent says otherwise.
-    pub const DEFAULT: Self = Self {
-        host_netns: 0,
-        host_ingress_ifindex: 0,
-        flags: flag::CUT_ESTABLISHED,
-        hairpin_v4: HAIRPIN_V4,
-        reserved: 0,
-    };
+    pub const DEFAULT: Self = Self { host_netns: 0, host_ingress_ifindex: 0, flags: flag::CUT_ESTABLISHED };
 }
 
 /// Source address of hairpin traffic, IPv4: link-local, so it never leaves a node (RFC 3927).

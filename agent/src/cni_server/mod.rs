@@ -7,6 +7,7 @@ mod requests;
 mod socket;
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -15,7 +16,6 @@ use std::{
 use agent_api::{Error, ErrorKind, Health, Status};
 use agent_core::model::endpoint::{AttachmentId, Endpoint};
 use agent_sources::source::Look;
-use dashmap::DashSet;
 use ipnetwork::IpNetwork;
 pub use socket::BindError;
 use tokio::{
@@ -102,7 +102,7 @@ struct Shared {
     /// The last change of the leases that is on disk. Locked while they are written.
     on_disk: Arc<tokio::sync::Mutex<u64>>,
     /// Attachments with a request in flight.
-    in_flight: DashSet<AttachmentId>,
+    in_flight: Mutex<HashSet<AttachmentId>>,
     events: mpsc::Sender<CniEvent>,
     looks: mpsc::Sender<Look>,
     node: watch::Receiver<NodeNetwork>,
@@ -153,7 +153,7 @@ impl CniServer {
             options,
             ipam,
             on_disk,
-            in_flight: DashSet::new(),
+            in_flight: Mutex::default(),
             events,
             looks,
             node,

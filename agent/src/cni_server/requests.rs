@@ -1,5 +1,10 @@
 //! What is done for each request.
-use std::{net::IpAddr, time::Duration};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use agent_api::{
     Applied, Attachment, Error, Health, Interface, Network, PodRef, Reply, Request, Status,
@@ -9,7 +14,6 @@ use agent_core::model::{
     ObjectName,
     endpoint::{AttachmentId, Endpoint},
 };
-use dashmap::DashSet;
 use dataplane_common::config::{GATEWAY_V4, GATEWAY_V6};
 use ipnetwork::IpNetwork;
 use tokio::{sync::oneshot, time::timeout};
@@ -38,13 +42,13 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Marks an attachment as busy for as long as it lives.
 struct InFlight<'a> {
-    set: &'a DashSet<AttachmentId>,
+    set: &'a Mutex<HashSet<AttachmentId>>,
     attachment: AttachmentId,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.set.remove(&self.attachment);
+        self.set.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.attachment);
     }
 }
 
@@ -233,7 +237,8 @@ impl Shared {
     }
 
     fn enter(&self, attachment: AttachmentId) -> Result<InFlight<'_>, Error> {
-        if self.in_flight.insert(attachment.clone()) {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_flight.insert(attachment.clone()) {
             Ok(InFlight { set: &self.in_flight, attachment })
         } else {
             Err(try_again(format!(

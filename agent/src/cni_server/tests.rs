@@ -315,7 +315,7 @@ async fn an_interface_that_vanished_is_detached_by_the_sweep() {
         options: agent.options.clone(),
         ipam: Mutex::new(ipam),
         on_disk: Arc::default(),
-        in_flight: DashSet::new(),
+        in_flight: Mutex::default(),
         events,
         looks: mpsc::channel(1).0,
         node: seen,
