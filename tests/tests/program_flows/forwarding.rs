@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use dataplane_common::{route::kind, verdict::DropReason};
 use harness::{
-    packet::{Network, Packet, Transport, flag, verify},
+    packet::{Packet, Transport, flag, verify},
     program::{
         NO_HOST, Verdict,
         fixture::{host_mac, pod_mac},
@@ -12,7 +12,7 @@ use harness::{
     },
 };
 
-use crate::{INTO_A, INTO_B, World, in_both_families, syn, tcp, udp};
+use crate::{INTO_A, INTO_B, World, in_both_families, syn, tcp, udp, with_hops};
 
 #[test]
 fn a_flow_that_nothing_touches_is_delivered_and_takes_no_conntrack_entry() -> Result<()> {
@@ -33,13 +33,23 @@ fn a_packet_to_another_nodes_pod_is_forwarded_with_one_hop_less() -> Result<()> 
     in_both_families(NO_HOST, |world| {
         let run = world.a_sends(world.remote, syn(4000, 80))?;
         assert_eq!(run.verdict, Verdict::Forward);
-        let mut sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
-        match &mut sent.network {
-            Network::V4(ip) => ip.ttl -= 1,
-            Network::V6(ip) => ip.hop_limit -= 1,
-            Network::Other { .. } => unreachable!("an IP packet"),
+        let sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
+        assert_eq!(verify(&run.frame)?, with_hops(sent, 63));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_packet_that_has_no_hop_left_is_left_to_the_stack_as_it_is() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        for (hops, verdict) in [(0, Verdict::Pass), (1, Verdict::Pass), (2, Verdict::Forward)] {
+            let sent = Packet::new(world.a, world.remote, syn(4000, 80)).between(pod_mac(1), host_mac(1));
+            let sent = with_hops(sent, hops);
+            let run = world.programs.from_pod(world.interfaces[0], &sent)?;
+            assert_eq!(run.verdict, verdict, "{hops} hops");
+            let left = if verdict == Verdict::Pass { hops } else { hops - 1 };
+            assert_eq!(verify(&run.frame)?, with_hops(sent, left));
         }
-        assert_eq!(verify(&run.frame)?, sent);
         Ok(())
     })
 }

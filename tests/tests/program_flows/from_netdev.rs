@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use dataplane_common::{net::proto, policy::SET_DENY_ALL, verdict::DropReason};
 use harness::{
-    packet::{Network, Packet, Transport, flag, verify},
+    packet::{Packet, Transport, flag, verify},
     program::{
         NO_HOST, Run, Verdict,
         fixture::{host_mac, pod_mac},
@@ -12,7 +12,7 @@ use harness::{
     },
 };
 
-use crate::{CLASS, INTO_A, RULE, SET_A, World, ends, in_both_families, syn, tcp, udp};
+use crate::{CLASS, INTO_A, RULE, SET_A, World, ends, in_both_families, syn, tcp, udp, with_hops};
 
 /// The uplink's index among the interfaces, and the router there.
 const UPLINK: u8 = 2;
@@ -24,15 +24,6 @@ fn packet(from: IpAddr, to: IpAddr, transport: Transport) -> Packet {
 
 fn arrives(world: &World, packet: &Packet) -> Result<Run> {
     world.programs.from_netdev(world.interfaces[usize::from(UPLINK)], packet)
-}
-
-fn with_hops(mut packet: Packet, hops: u8) -> Packet {
-    match &mut packet.network {
-        Network::V4(ip) => ip.ttl = hops,
-        Network::V6(ip) => ip.hop_limit = hops,
-        Network::Other { .. } => unreachable!("an IP packet"),
-    }
-    packet
 }
 
 #[test]

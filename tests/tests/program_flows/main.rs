@@ -22,7 +22,7 @@ use dataplane_common::{
     maps::MapId,
 };
 use harness::{
-    packet::{Packet, Transport, flag, verify},
+    packet::{Network, Packet, Transport, flag, verify},
     program::{
         Programs, Run, Verdict,
         fixture::{host_mac, pod_mac},
@@ -126,6 +126,15 @@ impl World<'_> {
         let entries = self.programs.map(MapId::CT_EST_V6).dump()?;
         Ok(entries.iter().filter_map(|(_, v)| CtEntryV6::read_from_bytes(v).ok()).map(|e| e.state).collect())
     }
+}
+
+fn with_hops(mut packet: Packet, hops: u8) -> Packet {
+    match &mut packet.network {
+        Network::V4(ip) => ip.ttl = hops,
+        Network::V6(ip) => ip.hop_limit = hops,
+        Network::Other { .. } => unreachable!("an IP packet"),
+    }
+    packet
 }
 
 const INTO_A: Verdict = Verdict::Deliver(pod_mac(1));

@@ -1,13 +1,14 @@
 //! What nobody answers: ports that a service does not have, pods that are gone.
 use std::{net::IpAddr, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use dataplane_common::{
     net::proto,
     route::{Rejections, kind, slot},
     verdict::DropReason,
 };
 use harness::{
+    eventually::{PATIENCE, eventually},
     packet::{Packet, Transport, flag, verify},
     program::{NO_HOST, Run, Verdict, interface_mac, nobody_has},
 };
@@ -98,7 +99,12 @@ fn icmp_errors_to_one_interface_are_limited_and_take_none_from_another() -> Resu
         assert!(refused(world.b_sends(world.vip, udp(4000, 81))?));
         let run = world.a_sends(world.vip, syn(4000, 81))?;
         assert_eq!(run.verdict, Verdict::Reject, "a reset is no ICMP error");
-        Ok(())
+        // Whoever was told often is told again a second later.
+        eventually("it is told again", PATIENCE, || {
+            let run = world.a_sends(world.vip, udp(4000, 81))?;
+            ensure!(refused(run), "it is not told");
+            Ok(())
+        })
     })
 }
 
