@@ -24,11 +24,11 @@ pub(crate) struct Options {
 }
 
 /// Programs that the tests call.
-pub(crate) const NEEDED: &[debian::Needed] = &[debian::Needed {
-    program: "ip",
-    package: "iproute2",
-    why: "network namespaces and links of the tests",
-}];
+pub(crate) const NEEDED: &[debian::Needed] = &[
+    debian::Needed { program: "ip", package: "iproute2", why: "network namespaces and links of the tests" },
+    debian::Needed { program: "nft", package: "nftables", why: "firewalls of hosts" },
+    debian::Needed { program: "iptables-legacy", package: "iptables", why: "firewalls of hosts" },
+];
 
 /// What a tier did.
 #[derive(Default, PartialEq, Eq, Debug)]

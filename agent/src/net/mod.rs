@@ -2,9 +2,11 @@
 //!
 //! Works in the network namespace that the agent was started in. Everything made here carries a mark (a name prefix, a
 //! link alias, a route protocol), and nothing without the mark is ever changed.
+pub mod firewall;
 pub mod link;
 pub mod next_hop;
 pub mod pod_interface;
+mod raw;
 pub mod route;
 pub mod sockets;
 pub mod sysctl;

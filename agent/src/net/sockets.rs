@@ -6,27 +6,13 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::raw::{NLM_F_ACK, NLM_F_DUMP, RawSocket};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-
-/// `struct nlmsghdr`.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Header {
-    length: u32,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    port: u32,
-}
 
 /// `struct inet_diag_sockid`. Ports and addresses as on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -114,17 +100,11 @@ pub fn destroy_udp(matches: impl FnMut(&UdpSocket) -> bool) -> Result<Destroyed,
     Ok(destroyed)
 }
 
-struct SockDiag {
-    socket: Socket,
-    sequence: u32,
-}
+struct SockDiag(RawSocket);
 
 impl SockDiag {
     fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&NetlinkAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        RawSocket::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     fn connected_udp(&mut self) -> io::Result<Vec<UdpSocket>> {
@@ -136,7 +116,7 @@ impl SockDiag {
                 states: u32::MAX,
                 ..DiagRequest::default()
             };
-            let payloads = self.exchange(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request)?;
+            let payloads = self.0.exchange(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request.as_bytes())?;
             sockets.extend(payloads.iter().filter_map(|payload| socket_of(payload)));
         }
         Ok(sockets)
@@ -150,41 +130,7 @@ impl SockDiag {
             id: socket.id,
             ..DiagRequest::default()
         };
-        self.exchange(SOCK_DESTROY, NLM_F_ACK, &request).map(drop)
-    }
-
-    fn exchange(&mut self, kind: u16, flags: u16, request: &DiagRequest) -> io::Result<Vec<Vec<u8>>> {
-        self.sequence += 1;
-        let length =
-            u32::try_from(size_of::<Header>() + size_of::<DiagRequest>()).map_err(io::Error::other)?;
-        let header = Header { length, kind, flags: NLM_F_REQUEST | flags, sequence: self.sequence, port: 0 };
-        self.socket.send(&[header.as_bytes(), request.as_bytes()].concat(), 0)?;
-        let mut payloads = Vec::new();
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while let Ok((header, _)) = Header::read_from_prefix(rest) {
-                let length = usize::try_from(header.length).map_err(io::Error::other)?;
-                let message = rest.get(size_of::<Header>()..length).ok_or(io::ErrorKind::InvalidData)?;
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if header.sequence != self.sequence {
-                    continue;
-                }
-                match header.kind {
-                    NLMSG_DONE => return Ok(payloads),
-                    NLMSG_ERROR => {
-                        let (code, _) =
-                            i32::read_from_prefix(message).map_err(|_| io::ErrorKind::InvalidData)?;
-                        return if code == 0 {
-                            Ok(payloads)
-                        } else {
-                            Err(io::Error::from_raw_os_error(-code))
-                        };
-                    }
-                    _ => payloads.push(message.to_vec()),
-                }
-            }
-        }
+        self.0.exchange(SOCK_DESTROY, NLM_F_ACK, request.as_bytes()).map(drop)
     }
 }
 

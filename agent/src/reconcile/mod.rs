@@ -4,6 +4,7 @@
 mod attachments;
 mod catalog;
 mod departed;
+mod firewall;
 mod former;
 mod guard;
 mod inbox;
@@ -36,8 +37,8 @@ use agent_sources::{open_problems::OpenProblems, source::Event};
 use tokio::sync::oneshot;
 
 use self::{
-    attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, guard::HookGuard, inbox::Input,
-    network::Network,
+    attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, firewall::FirewallWatch,
+    guard::HookGuard, inbox::Input, network::Network,
 };
 pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
@@ -68,6 +69,7 @@ pub(crate) struct Reconciler {
     network: Network,
     attachments: Attachments,
     guard: HookGuard,
+    firewall: FirewallWatch,
     /// Who wants to know what is in force.
     askers: Vec<oneshot::Sender<Vec<String>>>,
     /// When an interface is to get its links.
@@ -113,6 +115,7 @@ impl Reconciler {
             netlink,
             attachments: Attachments::default(),
             guard: HookGuard::new(Instant::now()),
+            firewall: FirewallWatch::new(Instant::now()),
             askers: Vec::new(),
             links_due: None,
             catalog: CatalogFile::new(&config.runtime_dir, &config.node_name),
@@ -160,7 +163,8 @@ impl Reconciler {
             let release = self.release.map(|(due, _)| due);
             let retries =
                 [self.backoff.due(), self.network.due(), self.services_retry.due(), self.links_due, release];
-            let files = [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due)];
+            let files =
+                [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due), Some(self.firewall.due)];
             let due = retries.into_iter().chain(files).flatten().min();
             let Some(wave) = inbox.wave(due).await else { return };
             for input in wave {
@@ -178,6 +182,7 @@ impl Reconciler {
             self.tell_node(&inbox);
             self.link_when_quiet();
             self.guard_when_due(Instant::now());
+            self.watch_firewall(Instant::now());
             self.keep_cni_conf(Instant::now());
             self.answer_askers();
         }

@@ -143,6 +143,15 @@ impl Network {
         }
     }
 
+    pub(super) fn uplink_names(&self) -> Vec<String> {
+        self.uplinks.iter().map(|link| link.name.clone()).collect()
+    }
+
+    /// The uplinks by which other nodes' pods reach ours through the stack, while the other direction passes it.
+    pub(super) fn half_open(&self) -> Vec<String> {
+        self.uplinks.iter().filter(|link| !link.ethernet).map(|link| link.name.clone()).collect()
+    }
+
     async fn uplink(&self, family: Family, addresses: &[IpAddr]) -> Result<Option<Link>, NetError> {
         match &self.wanted {
             Some(name) => self.netlink.link(name).await,

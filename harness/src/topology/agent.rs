@@ -43,6 +43,7 @@ pub struct AgentOptions {
     pub manifests: Option<PathBuf>,
     /// An API server in place of manifests.
     pub kubeconfig: Option<PathBuf>,
+    pub uplink: &'static str,
     /// Options after the usual ones.
     pub arguments: Vec<String>,
     /// What the agent is allowed, by number (capabilities(7)).
@@ -56,6 +57,7 @@ impl Default for AgentOptions {
             cgroup_root: None,
             manifests: None,
             kubeconfig: None,
+            uplink: UPLINK,
             arguments: Vec::new(),
             capabilities: CAPABILITIES,
         }
@@ -108,7 +110,7 @@ impl Node {
             None => ("--manifests", options.manifests.clone().unwrap_or_else(|| self.manifests())),
         };
         command
-            .args(["--node-name", &self.spec.name, "--uplink", UPLINK])
+            .args(["--node-name", &self.spec.name, "--uplink", options.uplink])
             .arg(source)
             .arg(path)
             .arg("--runtime-dir")

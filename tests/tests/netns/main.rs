@@ -13,6 +13,7 @@ mod fragments;
 mod gone;
 mod hooks;
 mod host_firewall;
+mod host_rules;
 mod install;
 mod manifests;
 mod mtu;
