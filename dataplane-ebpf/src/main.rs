@@ -123,11 +123,11 @@ fn mark_backend_gone<F: Family>(ctx: &TcContext) -> i32 {
         offset + size_of::<T>()
     }
     let backend = end::<F::CtKey>(0);
-    let (Ok(key), Ok(addr), Ok(port)) =
-        (ctx.load::<F::CtKey>(0), ctx.load::<F::Addr>(backend), ctx.load::<Be16>(end::<F::Addr>(backend)))
-    else {
-        return TC_ACT_SHOT;
-    };
+    // One after the other: checked together, what was not loaded is read off the stack, which verifiers before v6.3
+    // (6715df8d5d24) refuse.
+    let Ok(key) = ctx.load::<F::CtKey>(0) else { return TC_ACT_SHOT };
+    let Ok(addr) = ctx.load::<F::Addr>(backend) else { return TC_ACT_SHOT };
+    let Ok(port) = ctx.load::<Be16>(end::<F::Addr>(backend)) else { return TC_ACT_SHOT };
     if conntrack::mark_backend_gone::<F>(&key, &addr, port) { TC_ACT_OK } else { TC_ACT_SHOT }
 }
 

@@ -12,7 +12,7 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
-use super::{Fragment, Packet, ifindex, write::RECOMPUTE_SUM};
+use super::{ETH_LEN, Fragment, Packet, ifindex, write::RECOMPUTE_SUM};
 use crate::family::Family;
 
 /// Fills in what the first fragment said of a later one, which begins at `offset` of the datagram.
@@ -98,13 +98,17 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// The Ethernet header. Verifiers before v6.8 (d028f87517d6) learn that a length is not 0 from a comparison with this,
+/// but not from one with 0.
+const FRAME_MIN: u32 = ETH_LEN;
+
 /// Copies the whole frame. False when it is too long.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 pub(crate) fn save(ctx: &TcContext, into: &mut EarlyFragment) -> bool {
     // SAFETY: reads a field of the context.
     let len = unsafe { (*ctx.skb.skb).len };
-    if len == 0 || len > FRAME_MAX as u32 {
+    if len < FRAME_MIN || len > FRAME_MAX as u32 {
         return false;
     }
     into.len = len;
@@ -117,7 +121,7 @@ pub(crate) fn save(ctx: &TcContext, into: &mut EarlyFragment) -> bool {
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 pub(crate) fn become_saved(ctx: &TcContext, saved: &EarlyFragment) -> bool {
     let len = saved.len;
-    if len == 0 || len > FRAME_MAX as u32 {
+    if len < FRAME_MIN || len > FRAME_MAX as u32 {
         return false;
     }
     // SAFETY: `len` is no more than `frame` has; the helpers check the packet's bounds.
