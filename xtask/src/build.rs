@@ -114,3 +114,14 @@ pub(crate) fn workload() -> Result<PathBuf> {
     workspace::publish(&workspace::target().join("debug/workload"), &published)?;
     Ok(published)
 }
+
+/// Builds the program of the virtual machines: static, because nothing else is in them.
+pub(crate) fn guest() -> Result<PathBuf> {
+    command::announce("program of the virtual machines");
+    let mut cargo = command::cargo("rustc");
+    cargo.args(["-p", "verifier", "--bin", "verifier-guest", "--"]);
+    command::run(cargo.args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]))?;
+    let published = workspace::target().join("vm/verifier-guest");
+    workspace::publish(&workspace::target().join("debug/verifier-guest"), &published)?;
+    Ok(published)
+}

@@ -2,6 +2,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -52,46 +53,93 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(system).any(|folder: PathBuf| folder.join(program).is_file())
 }
 
-/// Downloads one package version from `suite` of the configured mirror and unpacks it into `into`. The machine's
-/// own package lists stay as they are.
+/// Downloads one package version from `suite` of the configured mirror and unpacks it into `into`.
 pub(crate) fn unpack(suite: &str, package: &str, version: &str, into: &Path) -> Result<()> {
-    if !Path::new(KEYRING).exists() {
-        bail!("{KEYRING} does not exist: is this Debian? Run: apt-get install debian-archive-keyring");
+    let suite = Suite::open(suite, &into.with_extension("apt"))?;
+    suite.unpack(&format!("{package}={version}"), into)?;
+    suite.close()
+}
+
+/// A suite of the configured mirror, with package lists of its own: those of the machine stay as they are.
+pub(crate) struct Suite {
+    private: PathBuf,
+}
+
+impl Suite {
+    /// Fetches the package lists into the folder `private`.
+    pub(crate) fn open(name: &str, private: &Path) -> Result<Self> {
+        if !Path::new(KEYRING).exists() {
+            bail!("{KEYRING} does not exist: is this Debian? Run: apt-get install debian-archive-keyring");
+        }
+        let mirror =
+            mirror(&configuration()?).context("no Debian mirror in the configuration of apt (/etc/apt)")?;
+        let suite = Self { private: private.to_owned() };
+        for folder in ["lists/partial", "archives/partial", "downloaded"] {
+            create(&private.join(folder))?;
+        }
+        let list = suite.private.join("sources.list");
+        fs::write(&list, format!("deb [signed-by={KEYRING}] {mirror} {name} main\n"))
+            .with_context(|| format!("cannot write {}", list.display()))?;
+        command::run(suite.apt("apt-get").args(["-q", "update"]))?;
+        Ok(suite)
     }
-    let mirror =
-        mirror(&configuration()?).context("no Debian mirror in the configuration of apt (/etc/apt)")?;
-    let private = into.with_extension("apt");
-    let prepared = ["lists/partial", "archives/partial", "downloaded"].map(|folder| private.join(folder));
-    for folder in prepared.iter().chain([&into.to_path_buf()]) {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+
+    /// The packages that `package` depends on.
+    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
+        let text = command::output(self.apt("apt-cache").args(["depends", package]))?;
+        Ok(dependencies(&text).map(String::from).collect())
     }
-    let list = private.join("sources.list");
-    fs::write(&list, format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
-        .with_context(|| format!("cannot write {}", list.display()))?;
-    let downloaded = private.join("downloaded");
-    let apt = || {
-        let mut apt = command::program("apt-get");
+
+    /// Downloads a package, `NAME` or `NAME=VERSION`, and unpacks it into `into`.
+    pub(crate) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
+        create(into)?;
+        command::run(self.apt("apt-get").args(["-q", "download", package]))?;
+        let archive = fs::read_dir(self.downloaded())?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .with_context(|| format!("apt-get downloaded no package {package}"))?;
+        command::run(command::program("dpkg-deb").arg("-x").arg(&archive).arg(into))?;
+        // The next package must not be taken for this one.
+        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+    }
+
+    /// Removes the package lists.
+    pub(crate) fn close(self) -> Result<()> {
+        fs::remove_dir_all(&self.private).with_context(|| format!("cannot remove {}", self.private.display()))
+    }
+
+    fn downloaded(&self) -> PathBuf {
+        self.private.join("downloaded")
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let private = &self.private;
+        let mut apt = command::program(program);
         for (option, value) in [
-            ("Dir::Etc::SourceList", list.as_path()),
-            ("Dir::Etc::SourceParts", Path::new("/dev/null")),
-            ("Dir::State::Lists", &private.join("lists")),
-            ("Dir::Cache", &private),
-            ("Dir::Cache::Archives", &private.join("archives")),
+            ("Dir::Etc::SourceList", private.join("sources.list")),
+            ("Dir::Etc::SourceParts", "/dev/null".into()),
+            ("Dir::State::Lists", private.join("lists")),
+            ("Dir::Cache", private.clone()),
+            ("Dir::Cache::Archives", private.join("archives")),
         ] {
             apt.arg("-o").arg(format!("{option}={}", value.display()));
         }
         // The download belongs to whoever runs this, not to apt's own user, who cannot enter the folder.
-        apt.args(["-o", "APT::Sandbox::User="]).current_dir(&downloaded);
+        apt.args(["-o", "APT::Sandbox::User="]).current_dir(self.downloaded());
         apt
-    };
-    command::run(apt().args(["-q", "update"]))?;
-    command::run(apt().args(["-q", "download", &format!("{package}={version}")]))?;
-    let archive = fs::read_dir(&downloaded)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get downloaded no package {package}"))?;
-    command::run(command::program("dpkg-deb").arg("-x").arg(archive).arg(into))?;
-    fs::remove_dir_all(&private).with_context(|| format!("cannot remove {}", private.display()))
+    }
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// The packages in the output of `apt-cache depends`.
+fn dependencies(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let line = line.trim_start();
+        line.strip_prefix("Depends: ").or_else(|| line.strip_prefix("PreDepends: ")).map(str::trim)
+    })
 }
 
 /// Everything apt is configured with, both formats.
@@ -127,6 +175,13 @@ fn mirror(configuration: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dependencies_without_alternatives_and_the_rest_are_read() {
+        let text = "linux-image-7.3.4\n  PreDepends: linux-base\n |Depends: <dracut>\n  Depends: linux-binary-7.3.4\n  \
+                    Breaks: <fwupdate>\n  Suggests: linux-doc\n";
+        assert_eq!(dependencies(text).collect::<Vec<_>>(), ["linux-base", "linux-binary-7.3.4"]);
+    }
 
     #[test]
     fn the_mirror_is_found_in_deb822_configuration() {

@@ -23,6 +23,7 @@ mod test;
 mod tiers;
 mod toolchain;
 mod verifier;
+mod vm;
 mod walls;
 mod workspace;
 
@@ -55,6 +56,8 @@ enum Command {
     Mutants(mutants::Options),
     /// Print verified instructions and load time of each program
     Verifier,
+    /// Boot the kernels that users have and load every program into each
+    Vm(vm::Options),
     /// Write the documents that are generated from the map and drop reason tables
     Docs(docs::Options),
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::lint(),
         Command::Mutants(options) => mutants::mutants(&options),
         Command::Verifier => verifier::verifier(),
+        Command::Vm(options) => vm::vm(&options),
         Command::Docs(options) => docs::docs(&options),
     };
     match result {

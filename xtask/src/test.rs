@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{bench, build, build_ebpf, cluster, command, debian, demo, image, lint, machine, tiers::Tier};
+use crate::{
+    bench, build, build_ebpf, cluster, command, debian, demo, image, lint, machine, tiers::Tier, vm,
+};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -44,8 +46,8 @@ struct Counts {
 pub(crate) fn test(options: &Options) -> Result<()> {
     let usual = if options.all { Tier::ALL.to_vec() } else { Tier::USUAL.to_vec() };
     let tiers = options.tier.or(options.only).map_or(usual, |tier| vec![tier]);
-    if tiers.iter().any(|tier| *tier != Tier::Pure) {
-        machine::require_ebpf("the tiers above `pure` (`--tier pure` runs the rest)")?;
+    if tiers.iter().any(|tier| !matches!(tier, Tier::Pure | Tier::Vm)) {
+        machine::require_ebpf("the tiers above `pure` (`--tier pure` and `--tier vm` run the rest)")?;
         debian::ensure(NEEDED)?;
     }
     // The agent embeds it.
@@ -90,6 +92,9 @@ fn line(name: &str, took: Duration, outcome: &str) -> String {
 }
 
 fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
+    if tier == Tier::Vm {
+        return kernels(problems);
+    }
     if tier != Tier::Pure {
         // After the pure tier, whose build of the CNI plugin is not the static one.
         build::for_tests()?;
@@ -115,6 +120,21 @@ fn run(tier: Tier, problems: &mut Vec<String>) -> Result<Counts> {
         problems.push(format!("tier {name}: {} tests failed: {which}", counts.failed));
     } else if !succeeded {
         problems.push(format!("tier {name} did not build or was ended"));
+    }
+    Ok(counts)
+}
+
+/// Counts each kernel as a test.
+fn kernels(problems: &mut Vec<String>) -> Result<Counts> {
+    let mut counts = Counts::default();
+    for vm::Judged { kernel, problems: found } in vm::judge(&vm::Options::default())? {
+        if found.is_empty() {
+            counts.passed += 1;
+        } else {
+            counts.failed += 1;
+            counts.failures.push(kernel.to_owned());
+        }
+        problems.extend(found);
     }
     Ok(counts)
 }

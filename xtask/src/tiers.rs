@@ -14,13 +14,17 @@ pub(crate) enum Tier {
     Program,
     /// Real traffic between network namespaces
     Netns,
+    /// The kernels that users have, in virtual machines
+    Vm,
     /// A real cluster: API server, kubelets, containers
     Cluster,
 }
 
 impl Tier {
+    /// Without [`Self::Vm`], which is run by itself.
     pub(crate) const ALL: [Self; 4] = [Self::Pure, Self::Program, Self::Netns, Self::Cluster];
-    /// What runs without being asked for: the last tier needs Go, and a quarter of an hour for its first build.
+    /// What runs without being asked for: the others fetch kernels, or need Go and a quarter of an hour for the first
+    /// build.
     pub(crate) const USUAL: [Self; 3] = [Self::Pure, Self::Program, Self::Netns];
 
     pub(crate) fn name(self) -> &'static str {
@@ -28,6 +32,7 @@ impl Tier {
             Self::Pure => "pure",
             Self::Program => "program",
             Self::Netns => "netns",
+            Self::Vm => "vm",
             Self::Cluster => "cluster",
         }
     }
@@ -60,6 +65,8 @@ impl Tier {
                 cargo(EVERYTHING, &["--doc"]),
                 cargo(&["-p", "xtask"], &[]),
             ],
+            // Run by xtask itself.
+            Self::Vm => Vec::new(),
             // Without a target, cargo would run all of them.
             Self::Program | Self::Netns | Self::Cluster if targets.is_empty() => Vec::new(),
             Self::Program | Self::Netns | Self::Cluster => vec![cargo(EVERYTHING, &targets)],

@@ -1,15 +1,7 @@
-//! What the kernel's verifier says of each program, and what it may say.
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+//! What this kernel's verifier says of each program, and what it may say.
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use aya::{EbpfLoader, VerifierLogLevel, programs::Program};
-use dataplane_common::config::Config;
-use zerocopy::IntoBytes as _;
+use anyhow::{Context as _, Result, anyhow};
 
 /// The most instructions that the verifier may walk of each program.
 const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/verifier-budget.txt");
@@ -26,35 +18,15 @@ pub struct Verified {
 
 /// Loads every program of the object, attached to nothing.
 pub fn verify() -> Result<Vec<Verified>> {
-    let object = super::object()?;
-    let mut ebpf = EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global("CONFIG", Config::DEFAULT.as_bytes(), true)
-        .load(&object)
-        .context("load the object")?;
     let mut verified = Vec::new();
-    for (name, program) in ebpf.programs_mut() {
-        let begun = Instant::now();
-        load(program).with_context(|| format!("load {name}"))?;
-        let took = begun.elapsed();
-        let info = program.info().context("read the program's information")?;
-        let instructions =
-            info.verified_instruction_count().context("the kernel counts no verified instructions")?;
-        verified.push(Verified { name: name.to_owned(), instructions, jitted: info.size_jitted(), took });
+    for outcome in verifier::verify(&super::object()?)? {
+        let verifier::Verified { name, instructions, jitted, took } =
+            outcome.map_err(|refused| anyhow!(refused.error).context(format!("load {}", refused.name)))?;
+        let instructions = instructions.context("the kernel counts no verified instructions")?;
+        verified.push(Verified { name, instructions, jitted, took });
     }
     verified.sort();
     Ok(verified)
-}
-
-fn load(program: &mut Program) -> Result<()> {
-    if let Program::SchedClassifier(program) = program {
-        program.load()?;
-    } else if let Program::CgroupSockAddr(program) = program {
-        program.load()?;
-    } else {
-        bail!("no hook has a program of type {:?}", program.prog_type());
-    }
-    Ok(())
 }
 
 /// The budget of each program.

@@ -18,6 +18,7 @@ const OWN_CRATES: &[(&str, &[&str])] = &[
     ("agent/Cargo.toml", &["agent-api", "agent-core", "agent-sources", "bpf-maps", "dataplane-common"]),
     ("cni-plugin/Cargo.toml", &["agent-api"]),
     ("cli/Cargo.toml", &["agent-api", "agent-core", "bpf-maps", "dataplane-common"]),
+    ("verifier/Cargo.toml", &["dataplane-common"]),
     ("xtask/Cargo.toml", &[]),
     ("bench/ebpf/Cargo.toml", &[]),
     ("bench/Cargo.toml", &["bpf-maps", "dataplane-common", "harness"]),
