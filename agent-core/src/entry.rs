@@ -351,6 +351,8 @@ impl Table {
             | MapId::FRAGMENTS_V6
             | MapId::SOCKETS_V4
             | MapId::SOCKETS_V6
+            | MapId::UDP_PINS
+            | MapId::UDP_PEERS
             | MapId::DENIED_FLOWS
             | MapId::COUNTERS => Self::Foreign,
         }

@@ -81,10 +81,18 @@ impl Map {
     /// # Errors
     /// When the kernel refuses the layout, or the caller may not create maps.
     pub fn create(spec: &MapSpec) -> Result<Self> {
+        let failed =
+            |source| Error::Syscall { operation: Operation::Create, object: spec.name.to_owned(), source };
         let sizes = [spec.key_size, spec.value_size];
-        let fd = sys::map::create(spec.name, spec.kind as u32, sizes, spec.max_entries, spec.flags).map_err(
-            |source| Error::Syscall { operation: Operation::Create, object: spec.name.to_owned(), source },
-        )?;
+        let btf = match spec.kind {
+            MapKind::SkStorage => Some(sys::btf::load_storage(spec.value_size).map_err(failed)?),
+            MapKind::Hash | MapKind::Array | MapKind::PerCpuArray | MapKind::LruHash | MapKind::LpmTrie => {
+                None
+            }
+        };
+        let btf = btf.as_ref().map(AsFd::as_fd);
+        let fd = sys::map::create(spec.name, spec.kind as u32, sizes, spec.max_entries, spec.flags, btf)
+            .map_err(failed)?;
         Self::adopt(fd, spec.name)
     }
 
@@ -104,7 +112,9 @@ impl Map {
         let kind = kind(raw.kind).ok_or(Error::UnknownKind { map: name.clone(), kind: raw.kind })?;
         let value = match kind {
             MapKind::PerCpuArray => slot(raw.value_size) * possible_cpus().map_err(failed)?,
-            MapKind::Hash | MapKind::Array | MapKind::LruHash | MapKind::LpmTrie => raw.value_size as usize,
+            MapKind::Hash | MapKind::Array | MapKind::LruHash | MapKind::LpmTrie | MapKind::SkStorage => {
+                raw.value_size as usize
+            }
         };
         let info = MapInfo {
             id: raw.id,
@@ -222,9 +232,15 @@ pub(crate) fn text(field: &[u8]) -> String {
 }
 
 fn kind(number: u32) -> Option<MapKind> {
-    [MapKind::Hash, MapKind::Array, MapKind::PerCpuArray, MapKind::LruHash, MapKind::LpmTrie]
-        .into_iter()
-        .find(|&kind| kind as u32 == number)
+    let known = [
+        MapKind::Hash,
+        MapKind::Array,
+        MapKind::PerCpuArray,
+        MapKind::LruHash,
+        MapKind::LpmTrie,
+        MapKind::SkStorage,
+    ];
+    known.into_iter().find(|&kind| kind as u32 == number)
 }
 
 /// What one CPU's value takes: the kernel rounds up to 8 bytes.

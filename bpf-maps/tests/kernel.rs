@@ -1,6 +1,8 @@
 //! Maps and pins on the running kernel. Needs root.
 use std::{
     fs, io,
+    net::UdpSocket,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +43,7 @@ impl Drop for Bpffs {
 
 const fn spec(kind: MapKind, key_size: u32, value_size: u32, max_entries: u32) -> MapSpec {
     let flags = match kind {
-        MapKind::Hash | MapKind::LpmTrie => NO_PREALLOC,
+        MapKind::Hash | MapKind::LpmTrie | MapKind::SkStorage => NO_PREALLOC,
         MapKind::Array | MapKind::PerCpuArray | MapKind::LruHash => 0,
     };
     MapSpec { name: "millrace_test", kind, key_size, value_size, max_entries, flags }
@@ -79,6 +81,19 @@ fn an_lru_hash_evicts_instead_of_failing() {
     map.update_batch(&entries).unwrap();
     let left = map.count().unwrap();
     assert!((1..=1_024).contains(&left), "{left} entries");
+}
+
+#[test]
+fn a_socket_storage_holds_a_value_for_a_socket_as_long_as_that_lives() {
+    let map = Map::create(&spec(MapKind::SkStorage, 4, 16, 0)).unwrap();
+    assert_eq!(map.info().kind, MapKind::SkStorage);
+    let (one, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let [one_key, other_key] = [&one, &other].map(|socket| socket.as_raw_fd().to_ne_bytes());
+    // The first word is the lock, which nobody sees.
+    let value = [[0; 4], [7; 4], [8; 4], [9; 4]].concat();
+    map.update(&one_key, &value).unwrap();
+    assert_eq!(map.lookup(&one_key).unwrap(), Some(value));
+    assert_eq!(map.lookup(&other_key).unwrap(), None);
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn kind(kind: MapKind) -> &'static str {
         MapKind::PerCpuArray => "array per CPU",
         MapKind::LruHash => "LRU hash",
         MapKind::LpmTrie => "LPM trie",
+        MapKind::SkStorage => "socket storage",
     }
 }
 

@@ -28,4 +28,4 @@ pub mod socket;
 pub mod verdict;
 
 /// Version of everything pinned: layouts, map names and the meaning of their numbers. Stored in `META`.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

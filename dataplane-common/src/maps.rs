@@ -10,7 +10,7 @@ use crate::{
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
     route::{Prefix, Rejections, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
-    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
+    socket::{Pin, SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, UdpPins},
     verdict::{COUNTERS_PER_HOOK, Hook},
 };
 
@@ -23,6 +23,8 @@ pub enum MapKind {
     PerCpuArray = 6,
     LruHash = 9,
     LpmTrie = 11,
+    /// One value for each socket that uses it, gone with the socket.
+    SkStorage = 24,
 }
 
 /// `BPF_F_NO_PREALLOC`: memory is taken per entry, so an empty map costs next to nothing.
@@ -110,8 +112,10 @@ pub const FRAGMENTS_MAX: u32 = 16_384;
 pub const EARLY_FRAGMENTS_MAX: u32 = 2_048;
 /// Rings of such fragments: one for each interface and hook that had any.
 pub const EARLY_RINGS_MAX: u32 = 8_192;
-/// Sockets that use a service, per family.
+/// TCP sockets that use a service, per family.
 pub const SOCKETS_MAX: u32 = 65_536;
+/// UDP sockets of the host that are connected to services, and those of the last seconds.
+pub const UDP_PEERS_MAX: u32 = 131_072;
 /// Network namespaces of pods: more than there are pods, so that it is never full.
 pub const NETNS_MAX: u32 = 16_384;
 /// Flows that policy denied lately.
@@ -179,10 +183,16 @@ maps! {
     FRAGMENTS_V6: LruHash<size_of::<FragmentKeyV6>(), FragmentValue>[FRAGMENTS_MAX];
     /// Network namespaces of local pods, by cookie. Written by the agent, read by the cgroup programs.
     NETNS: Hash<size_of::<u64>(), u32>[NETNS_MAX] | NO_PREALLOC;
-    /// Frontends that sockets asked for. Written and read by the cgroup programs, read by the agent.
+    /// Frontends that TCP sockets asked for. Written and read by the cgroup programs.
     SOCKETS_V4: LruHash<size_of::<SocketKeyV4>(), SocketValueV4>[SOCKETS_MAX];
-    /// Frontends that sockets asked for. Written and read by the cgroup programs, read by the agent.
+    /// Frontends that TCP sockets asked for. Written and read by the cgroup programs.
     SOCKETS_V6: LruHash<size_of::<SocketKeyV6>(), SocketValueV6>[SOCKETS_MAX];
+    /// Frontends that UDP sockets of the host asked for, and the backends they keep to. Written and read by the cgroup
+    /// programs.
+    UDP_PINS: SkStorage<4, UdpPins>[0] | NO_PREALLOC;
+    /// What the connected ones of them asked for, by socket cookie. Written by the cgroup programs, read and pruned by the
+    /// agent.
+    UDP_PEERS: Hash<size_of::<u64>(), Pin>[UDP_PEERS_MAX] | NO_PREALLOC;
     /// Flows that policy denied. Written by `observe`, read by the CLI.
     DENIED_FLOWS: LruHash<size_of::<DeniedFlowKey>(), DeniedFlowValue>[DENIED_FLOWS_MAX];
     /// Packets per hook and outcome; see `verdict::counter_slot`. Written by `observe`, read by agent and CLI.

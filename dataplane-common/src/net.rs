@@ -191,6 +191,13 @@ impl AddrV6 {
         a3 < b3
     }
 
+    /// An IPv4 address as IPv6 sockets write it, `::ffff:a.b.c.d`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn mapped(addr: AddrV4) -> Self {
+        Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), addr.0])
+    }
+
     /// The sixteen octets, as in a packet.
     #[must_use]
     pub fn octets(self) -> [u8; 16] {

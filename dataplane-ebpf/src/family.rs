@@ -8,7 +8,7 @@ use dataplane_common::{
     net::{AddrV4, AddrV6, Be16, proto},
     route::RouteValue,
     service::{FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
-    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, entry},
+    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
 };
 
 use crate::{
@@ -52,6 +52,10 @@ pub(crate) trait Family: Sized {
     fn is_unicast(addr: &Self::Addr) -> bool;
     /// IPv4-mapped where needed.
     fn mapped(addr: &Self::Addr) -> [u8; 16];
+    /// The same, as an address of the maps.
+    fn to_v6(addr: &Self::Addr) -> AddrV6;
+    /// Undoes [`Self::to_v6`].
+    fn from_v6(addr: &AddrV6) -> Self::Addr;
     /// Sum of the address's words, for checksums.
     fn sum(addr: &Self::Addr) -> u64;
     /// The order of the maps: both directions of a flow see the same, and the backends of a frontend lie in it.
@@ -91,9 +95,8 @@ pub(crate) trait Family: Sized {
     fn fragment(key: &Self::FragmentKey) -> Option<FragmentValue>;
     fn remember_fragment(key: &Self::FragmentKey, ports: FragmentValue);
 
-    fn socket_key(cookie: u64, backend: &Self::Addr, port: Be16, proto: u8) -> Self::SocketKey;
-    /// Where the backend of a UDP socket at a frontend is remembered.
-    fn pin_key(cookie: u64, frontend: &Self::Addr, port: Be16) -> Self::SocketKey;
+    fn socket_key(cookie: u64, backend: &Self::Addr, port: Be16) -> Self::SocketKey;
+    /// The frontend that a TCP socket asked for.
     fn socket(key: &Self::SocketKey) -> Option<(Self::Addr, Be16)>;
     fn remember_socket(key: &Self::SocketKey, addr: &Self::Addr, port: Be16);
     fn forget_socket(key: &Self::SocketKey);
@@ -243,15 +246,8 @@ macro_rules! family_maps {
         }
 
         #[inline(always)]
-        fn socket_key(cookie: u64, backend: &$addr, port: Be16, proto: u8) -> $socket_key {
-            let (kind, reserved) = (entry::BACKEND, Default::default());
-            $socket_key { cookie, addr: *backend, port, proto, kind, reserved }
-        }
-
-        #[inline(always)]
-        fn pin_key(cookie: u64, frontend: &$addr, port: Be16) -> $socket_key {
-            let (kind, reserved) = (entry::PIN, Default::default());
-            $socket_key { cookie, addr: *frontend, port, proto: proto::UDP, kind, reserved }
+        fn socket_key(cookie: u64, backend: &$addr, port: Be16) -> $socket_key {
+            $socket_key { cookie, backend: *backend, port, reserved: Default::default() }
         }
 
         #[inline(always)]
@@ -316,6 +312,17 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn to_v6(addr: &AddrV4) -> AddrV6 {
+        AddrV6::mapped(*addr)
+    }
+
+    #[inline(always)]
+    fn from_v6(addr: &AddrV6) -> AddrV4 {
+        let [.., last] = addr.0;
+        AddrV4(last)
+    }
+
+    #[inline(always)]
     fn sum(addr: &AddrV4) -> u64 {
         u64::from(addr.0)
     }
@@ -365,6 +372,16 @@ impl Family for V6 {
         let [a, b, c, d] = addr.0;
         let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
         [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    }
+
+    #[inline(always)]
+    fn to_v6(addr: &AddrV6) -> AddrV6 {
+        *addr
+    }
+
+    #[inline(always)]
+    fn from_v6(addr: &AddrV6) -> AddrV6 {
+        *addr
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ mod global;
 mod maps;
 mod observe;
 mod packet;
+mod pins;
 mod pipeline;
 mod socket;
 mod stage;

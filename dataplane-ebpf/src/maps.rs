@@ -1,7 +1,8 @@
 //! Every map, and nothing else. Who writes and reads each, and how large it is, stands in
 //! `dataplane_common::maps`; only the working memories are private to the programs.
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    bindings::bpf_spin_lock,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use dataplane_common::{
@@ -13,10 +14,20 @@ use dataplane_common::{
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
     route::{Prefix, Rejections, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
-    socket::{SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
+    socket::{PINS, Pin, SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, UdpPins},
 };
 
 use crate::flow::Scratch;
+
+/// [`UdpPins`], with the lock by the name that the verifier looks for.
+#[repr(C)]
+pub(crate) struct SocketPins {
+    pub(crate) lock: bpf_spin_lock,
+    pub(crate) next: u32,
+    pub(crate) pins: [Pin; PINS],
+}
+
+const _: () = assert!(size_of::<SocketPins>() == size_of::<UdpPins>());
 
 const NO_PREALLOC: usize = limits::NO_PREALLOC as usize;
 
@@ -120,6 +131,11 @@ pub(crate) static SOCKETS_V4: LruHashMap<SocketKeyV4, SocketValueV4, { limits::S
 #[btf_map]
 pub(crate) static SOCKETS_V6: LruHashMap<SocketKeyV6, SocketValueV6, { limits::SOCKETS_MAX as usize }> =
     LruHashMap::new();
+#[btf_map]
+pub(crate) static UDP_PINS: SkStorage<SocketPins> = SkStorage::new();
+#[btf_map]
+pub(crate) static UDP_PEERS: HashMap<u64, Pin, { limits::UDP_PEERS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 pub(crate) static DENIED_FLOWS: LruHashMap<
     DeniedFlowKey,

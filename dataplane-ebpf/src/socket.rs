@@ -16,6 +16,7 @@ use crate::{
     family::{Family, V4, V6},
     maps::NETNS,
     observe,
+    pins::{self, End},
     stage::service::{self, Choice},
 };
 
@@ -23,6 +24,7 @@ use crate::{
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 
+const ENOMEM: i32 = 12;
 const ECONNREFUSED: i32 = 111;
 
 /// How the hooks of a socket show an address of a family.
@@ -206,7 +208,14 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         if hook == Hook::Sendmsg && is_connected(ctx) {
             return ALLOW;
         }
-        V::Family::forget_socket(&V::Family::socket_key(cookie(ctx), &addr, port, proto));
+        if proto == proto::TCP {
+            V::Family::forget_socket(&V::Family::socket_key(cookie(ctx), &addr, port));
+        } else {
+            pins::hide(ctx, end::<V::Family>(&addr, port));
+            if hook == Hook::Connect {
+                pins::disconnected(cookie(ctx));
+            }
+        }
         let is_refused = !config::beside_kube_proxy()
             && service::has_address::<V::Family>(&addr)
             && owner(ctx) != Owner::Stranger;
@@ -217,17 +226,32 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         Owner::Pod if !is_for_packets(ctx, proto) => {}
         Owner::Pod | Owner::Stranger => return ALLOW,
     }
-    let choice = match proto {
-        proto::TCP => service::choose_of::<V::Family>(&frontend),
-        _ => stick::<V::Family>(cookie(ctx), &frontend, &addr, port),
+    let kept = if proto == proto::UDP { kept::<V::Family>(ctx, &frontend, &addr, port) } else { None };
+    let choice = match kept {
+        Some((addr, port, _)) => Choice::Backend { addr, port, service_id: frontend.service_id },
+        None if proto == proto::TCP => service::choose_of::<V::Family>(&frontend),
+        None => service::choose_by::<V::Family>(&frontend, cookie(ctx)),
     };
     match choice {
         // Left to the packet path: it drops, as the traffic policy asks.
         Choice::None | Choice::Drop => ALLOW,
         Choice::Reject => refuse(hook),
         Choice::Backend { addr: backend, port: backend_port, .. } => {
-            let key = V::Family::socket_key(cookie(ctx), &backend, backend_port, proto);
-            V::Family::remember_socket(&key, &addr, port);
+            if proto == proto::TCP {
+                let key = V::Family::socket_key(cookie(ctx), &backend, backend_port);
+                V::Family::remember_socket(&key, &addr, port);
+            } else {
+                let frontend = end::<V::Family>(&addr, port);
+                let backend = end::<V::Family>(&backend, backend_port);
+                let is_shown = kept.is_some_and(|(.., hidden)| hidden == 0);
+                if !is_shown && !pins::keep(ctx, frontend, backend) {
+                    // It would see the backend's address, and move with every change.
+                    return fail(ENOMEM);
+                }
+                if hook == Hook::Connect {
+                    pins::connected(cookie(ctx), frontend, backend);
+                }
+            }
             V::write(ctx, &backend);
             set_port(ctx, backend_port);
             observe::count(hook, Outcome::Translated);
@@ -239,33 +263,47 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn refuse(hook: Hook) -> i32 {
     observe::count(hook, Outcome::Rejected);
+    fail(ECONNREFUSED)
+}
+
+/// Has the call of the application fail.
+#[inline(always)]
+fn fail(error: i32) -> i32 {
     // SAFETY: the helper takes a scalar. Needs bpf_set_retval: v5.18, b44123b4a3dc.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    unsafe { bpf_set_retval(-error) };
     REFUSE
 }
 
-/// The backend that a UDP socket has at a frontend, while it is one; else one that belongs to the socket.
 #[inline(always)]
-fn stick<F: Family>(cookie: u64, frontend: &FrontendValue, addr: &F::Addr, port: Be16) -> Choice<F::Addr> {
-    let pin = F::pin_key(cookie, addr, port);
-    if let Some((addr, port)) = F::socket(&pin)
-        && service::contains::<F>(frontend, &addr, port)
-    {
-        return Choice::Backend { addr, port, service_id: frontend.service_id };
-    }
-    let choice = service::choose_by::<F>(frontend, cookie);
-    if let Choice::Backend { addr, port, .. } = &choice {
-        F::remember_socket(&pin, addr, *port);
-    }
-    choice
+fn end<F: Family>(addr: &F::Addr, port: Be16) -> End {
+    End { addr: F::to_v6(addr), port }
+}
+
+/// The backend that a UDP socket has at a frontend, while it is one, and whether its answers are hidden.
+#[inline(always)]
+fn kept<F: Family>(
+    ctx: &SockAddrContext,
+    frontend: &FrontendValue,
+    addr: &F::Addr,
+    port: Be16,
+) -> Option<(F::Addr, Be16, u32)> {
+    let (backend, hidden) = pins::backend(ctx, end::<F>(addr, port))?;
+    let (addr, port) = (F::from_v6(&backend.addr), backend.port);
+    service::contains::<F>(frontend, &addr, port).then_some((addr, port, hidden))
 }
 
 /// `recvmsg` and `getpeername`: the application sees the frontend that it asked for.
 #[inline(always)]
 pub(crate) fn restore<V: View>(ctx: &SockAddrContext) -> i32 {
     let Some(proto) = protocol(ctx) else { return ALLOW };
-    let key = V::Family::socket_key(cookie(ctx), &V::read(ctx), port(ctx), proto);
-    if let Some((addr, port)) = V::Family::socket(&key) {
+    let (addr, port) = (V::read(ctx), port(ctx));
+    let frontend = if proto == proto::TCP {
+        V::Family::socket(&V::Family::socket_key(cookie(ctx), &addr, port))
+    } else {
+        let frontend = pins::frontend(ctx, end::<V::Family>(&addr, port));
+        frontend.map(|frontend| (V::Family::from_v6(&frontend.addr), frontend.port))
+    };
+    if let Some((addr, port)) = frontend {
         V::write(ctx, &addr);
         set_port(ctx, port);
     }

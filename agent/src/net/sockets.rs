@@ -1,4 +1,4 @@
-//! UDP sockets of this host, by `sock_diag`: found by their peer, and destroyed when the peer is a dead backend.
+//! Connected sockets of this host, by `sock_diag`: found by their peer, and destroyed when the peer is gone.
 //!
 //! Blocking. Sees the sockets of the agent's own network namespace only: pods are balanced per packet.
 use std::{
@@ -49,9 +49,17 @@ struct DiagMessage {
     id: SocketId,
 }
 
-/// A connected UDP socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdpSocket {
+/// States of the kernel's sockets, `TCP_*`: connected, for UDP as well, and half-closed by either end.
+const ESTABLISHED: u32 = 1;
+const FIN_WAIT_1: u32 = 4;
+const FIN_WAIT_2: u32 = 5;
+const CLOSE_WAIT: u32 = 8;
+const CONNECTED: u32 = 1 << ESTABLISHED | 1 << FIN_WAIT_1 | 1 << FIN_WAIT_2 | 1 << CLOSE_WAIT;
+
+/// A connected socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    pub proto: u8,
     pub cookie: u64,
     pub local: SocketAddr,
     /// What the socket is connected to; for a service, the backend that was chosen.
@@ -63,9 +71,9 @@ pub struct UdpSocket {
 /// Why sockets could not be found or destroyed.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketsError {
-    #[error("cannot list the UDP sockets of this host")]
+    #[error("cannot list the connected sockets of this host")]
     List(#[source] io::Error),
-    #[error("cannot destroy the UDP socket {local} that is connected to the dead backend {remote}")]
+    #[error("cannot destroy the socket {local} that is connected to {remote}, which is gone")]
     Destroy {
         local: SocketAddr,
         remote: SocketAddr,
@@ -81,18 +89,28 @@ pub struct Destroyed {
     pub errors: Vec<SocketsError>,
 }
 
-/// Destroys the connected UDP sockets that match: their owners get `ECONNABORTED` and connect again.
+/// The connected sockets of a protocol.
 ///
 /// # Errors
-/// If the sockets cannot be listed. One that cannot be destroyed is in the result; the rest is done.
-pub fn destroy_udp(matches: impl FnMut(&UdpSocket) -> bool) -> Result<Destroyed, SocketsError> {
+/// If the sockets cannot be listed.
+pub fn connected(proto: u8) -> Result<Vec<Connected>, SocketsError> {
+    let sockets = SockDiag::open().and_then(|mut diag| diag.connected(proto));
+    sockets.map_err(SocketsError::List)
+}
+
+/// Destroys sockets, unless they are connected elsewhere by now: their owners get `ECONNABORTED`, and may connect again if
+/// the protocol is UDP.
+///
+/// # Errors
+/// If the kernel gives no socket. One that cannot be destroyed is in the result; the rest is done.
+pub fn destroy(sockets: &[Connected]) -> Result<Destroyed, SocketsError> {
     let mut diag = SockDiag::open().map_err(SocketsError::List)?;
     let mut destroyed = Destroyed::default();
-    for socket in diag.connected_udp().map_err(SocketsError::List)?.into_iter().filter(matches) {
-        let UdpSocket { local, remote, .. } = socket;
-        match diag.destroy(&socket) {
+    for socket in sockets {
+        let Connected { local, remote, .. } = *socket;
+        match diag.destroy(socket) {
             Ok(()) => destroyed.count += 1,
-            // Closed in the meantime.
+            // Closed or connected elsewhere in the meantime.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(source) => destroyed.errors.push(SocketsError::Destroy { local, remote, source }),
         }
@@ -107,25 +125,21 @@ impl SockDiag {
         RawSocket::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
-    fn connected_udp(&mut self) -> io::Result<Vec<UdpSocket>> {
+    fn connected(&mut self, proto: u8) -> io::Result<Vec<Connected>> {
         let mut sockets = Vec::new();
         for family in [family_number(libc::AF_INET), family_number(libc::AF_INET6)] {
-            let request = DiagRequest {
-                family,
-                protocol: dataplane_common::net::proto::UDP,
-                states: u32::MAX,
-                ..DiagRequest::default()
-            };
+            let request =
+                DiagRequest { family, protocol: proto, states: CONNECTED, ..DiagRequest::default() };
             let payloads = self.0.exchange(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request.as_bytes())?;
-            sockets.extend(payloads.iter().filter_map(|payload| socket_of(payload)));
+            sockets.extend(payloads.iter().filter_map(|payload| socket_of(proto, payload)));
         }
         Ok(sockets)
     }
 
-    fn destroy(&mut self, socket: &UdpSocket) -> io::Result<()> {
+    fn destroy(&mut self, socket: &Connected) -> io::Result<()> {
         let request = DiagRequest {
             family: socket.family,
-            protocol: dataplane_common::net::proto::UDP,
+            protocol: socket.proto,
             states: u32::MAX,
             id: socket.id,
             ..DiagRequest::default()
@@ -138,7 +152,7 @@ fn family_number(family: libc::c_int) -> u8 {
     u8::try_from(family).expect("address families are small numbers")
 }
 
-fn socket_of(payload: &[u8]) -> Option<UdpSocket> {
+fn socket_of(proto: u8, payload: &[u8]) -> Option<Connected> {
     let (message, _) = DiagMessage::read_from_prefix(payload).ok()?;
     let id = message.id;
     let address = |bytes: [u8; 16]| {
@@ -152,17 +166,19 @@ fn socket_of(payload: &[u8]) -> Option<UdpSocket> {
     let local = SocketAddr::new(address(id.local), u16::from_be_bytes(id.local_port));
     let remote = SocketAddr::new(address(id.remote), u16::from_be_bytes(id.remote_port));
     let cookie = u64::from(id.cookie[0]) | (u64::from(id.cookie[1]) << 32);
-    (remote.port() != 0).then_some(UdpSocket { cookie, local, remote, family: message.family, id })
+    Some(Connected { proto, cookie, local, remote, family: message.family, id })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket as StdSocket;
+    use std::net::UdpSocket;
+
+    use dataplane_common::net::proto;
 
     use super::*;
 
-    fn connected(local: &str, remote: SocketAddr) -> StdSocket {
-        let socket = StdSocket::bind(local).unwrap();
+    fn client(local: &str, remote: SocketAddr) -> UdpSocket {
+        let socket = UdpSocket::bind(local).unwrap();
         socket.connect(remote).unwrap();
         socket
     }
@@ -178,7 +194,7 @@ mod tests {
         for (bind, server) in
             [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")]
         {
-            let server = StdSocket::bind(server).unwrap();
+            let server = UdpSocket::bind(server).unwrap();
             let remote = server.local_addr().unwrap();
             let mapped = match remote.ip() {
                 IpAddr::V4(v4) if bind.starts_with('[') => {
@@ -186,8 +202,8 @@ mod tests {
                 }
                 IpAddr::V4(_) | IpAddr::V6(_) => remote,
             };
-            let client = connected(bind, mapped);
-            let sockets = SockDiag::open().unwrap().connected_udp().unwrap();
+            let client = client(bind, mapped);
+            let sockets = super::connected(proto::UDP).unwrap();
             let found: Vec<_> = sockets.iter().filter(|socket| socket.remote == remote).collect();
             assert_eq!(found.len(), 1, "{bind} to {remote}: {sockets:?}");
             assert_eq!(found[0].local.port(), client.local_addr().unwrap().port());

@@ -7,11 +7,12 @@ use std::{
 
 use zerocopy::FromZeros;
 
-use super::{Command, address, address_mut, call, call_for_fd, length, raw, require};
+use super::{Command, address, address_mut, btf, call, call_for_fd, length, raw, require};
 
 attr! { struct CreateAttr {
     kind: u32, key_size: u32, value_size: u32, max_entries: u32, flags: u32,
-    inner_map_fd: u32, numa_node: u32, name: [u8; 16],
+    inner_map_fd: u32, numa_node: u32, name: [u8; 16], ifindex: u32,
+    btf_fd: u32, btf_key_type: u32, btf_value_type: u32,
 } }
 attr! { struct ElementAttr { map_fd: u32, reserved: u32, key: u64, value: u64, flags: u64 } }
 attr! { struct BatchAttr {
@@ -32,6 +33,7 @@ pub(crate) fn create(
     sizes: [u32; 2],
     max_entries: u32,
     flags: u32,
+    btf: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
     let mut attr = CreateAttr::new_zeroed();
     let name = name.as_bytes();
@@ -40,6 +42,9 @@ pub(crate) fn create(
     attr.name[..len].copy_from_slice(&name[..len]);
     (attr.kind, attr.max_entries, attr.flags) = (kind, max_entries, flags);
     [attr.key_size, attr.value_size] = sizes;
+    if let Some(btf) = btf {
+        (attr.btf_fd, attr.btf_key_type, attr.btf_value_type) = (raw(btf), btf::KEY_TYPE, btf::VALUE_TYPE);
+    }
     // SAFETY: the attributes hold no pointer; the command returns a descriptor.
     unsafe { call_for_fd(Command::MapCreate, &mut attr) }
 }

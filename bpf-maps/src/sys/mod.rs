@@ -26,6 +26,7 @@ enum Command {
     ProgFdById = 13,
     ObjInfo = 15,
     ProgQuery = 16,
+    BtfLoad = 18,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
@@ -48,6 +49,7 @@ macro_rules! attr {
     };
 }
 
+pub(crate) mod btf;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod map;

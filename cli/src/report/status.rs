@@ -75,12 +75,12 @@ fn complete(programs: &mut [LoadedProgram], known: &[Program]) {
     }
 }
 
-/// `None` for the arrays of numbers, which are always full.
+/// `None` for the arrays of numbers, which are always full, and for what belongs to sockets, which nobody can count.
 fn map_use(node: &Node, id: MapId) -> Result<Option<MapUse>> {
     let spec = id.spec();
     let entries = match (id, spec.kind) {
         (MapId::BACKENDS_V4 | MapId::BACKENDS_V6, _) => service::used_slots(node, id)?,
-        (_, MapKind::Array | MapKind::PerCpuArray) => return Ok(None),
+        (_, MapKind::Array | MapKind::PerCpuArray | MapKind::SkStorage) => return Ok(None),
         (_, MapKind::Hash | MapKind::LruHash | MapKind::LpmTrie) => node.map(id)?.count()? as u64,
     };
     Ok(Some(MapUse { name: spec.name, entries, max_entries: spec.max_entries }))

@@ -153,6 +153,11 @@ impl Probe {
         Ok((HeldConnection { probe: self, held }, outcome))
     }
 
+    /// Connects UDP sockets to an address, one after the other, and closes each.
+    pub fn churn(&self, to: SocketAddr, sockets: u32) -> Result<()> {
+        self.done(&Command::Churn { to, sockets })
+    }
+
     /// Begins a load.
     pub fn start_load(&self, plan: &LoadPlan) -> Result<()> {
         self.done(&Command::StartLoad(plan.clone()))
@@ -207,6 +212,11 @@ impl HeldConnection<'_> {
         let report = self.probe.order(&Command::Exchange { held: self.held, timeout })?;
         let Report::Outcomes(mut outcomes) = report else { return self.probe.unexpected(&report) };
         outcomes.pop().context("one outcome for one request")
+    }
+
+    /// Sends what follows to another address; for UDP.
+    pub fn redirect(&self, to: SocketAddr) -> Result<()> {
+        self.probe.done(&Command::Redirect { held: self.held, to })
     }
 
     /// What `getpeername` says.

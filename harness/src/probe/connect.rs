@@ -109,6 +109,18 @@ impl Connection {
         }
     }
 
+    /// Sends what follows to another address: by a second `connect`, or by `sendto`.
+    pub fn redirect(&mut self, other: SocketAddr) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) => Err(ErrorKind::Unsupported.into()),
+            Self::Udp(socket) => socket.connect(other),
+            Self::Unconnected { to, .. } => {
+                *to = other;
+                Ok(())
+            }
+        }
+    }
+
     /// What `getpeername` says.
     pub fn peer_name(&self) -> io::Result<SocketAddr> {
         match self {
@@ -116,6 +128,11 @@ impl Connection {
             Self::Udp(socket) | Self::Unconnected { socket, .. } => socket.peer_addr(),
         }
     }
+}
+
+/// Connects UDP sockets, one after the other, and closes each at once.
+pub(super) fn churn(to: SocketAddr, sockets: u32) -> io::Result<()> {
+    (0..sockets).try_for_each(|_| UdpSocket::bind(any_address(to))?.connect(to))
 }
 
 /// Connects with a deadline, from a given address if wanted. A reset during the handshake stays a refusal.

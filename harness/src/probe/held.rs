@@ -45,6 +45,11 @@ impl Held {
         self.connections.get(&held).ok_or(io::ErrorKind::NotFound)?.peer_name()
     }
 
+    /// Makes a UDP socket send to another address.
+    pub fn redirect(&mut self, held: u32, to: SocketAddr) -> io::Result<()> {
+        self.connections.get_mut(&held).ok_or(io::ErrorKind::NotFound)?.redirect(to)
+    }
+
     /// Closes a connection. One that is closed already is no error.
     pub fn close(&mut self, held: u32) {
         self.connections.remove(&held);

@@ -42,6 +42,10 @@ pub enum Command {
     Exchange { held: u32, timeout: Duration },
     /// What `getpeername` says of a held connection.
     PeerName { held: u32 },
+    /// Send what follows on a held UDP socket to another address.
+    Redirect { held: u32, to: SocketAddr },
+    /// Connect so many UDP sockets, one after the other, and close each.
+    Churn { to: SocketAddr, sockets: u32 },
     /// Close a held connection.
     Close { held: u32 },
     /// Begin a load; one at a time.

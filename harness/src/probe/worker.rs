@@ -97,6 +97,14 @@ impl Worker {
                 Ok(address) => Report::Address(address),
                 Err(error) => Report::Failed(format!("getpeername: {error}")),
             },
+            Command::Redirect { held, to } => match self.held.redirect(held, to) {
+                Ok(()) => Report::Done,
+                Err(error) => Report::Failed(format!("send to {to}: {error}")),
+            },
+            Command::Churn { to, sockets } => match connect::churn(to, sockets) {
+                Ok(()) => Report::Done,
+                Err(error) => Report::Failed(format!("{sockets} sockets to {to}: {error}")),
+            },
             Command::Close { held } => {
                 self.held.close(held);
                 Report::Done

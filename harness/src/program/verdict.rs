@@ -110,7 +110,8 @@ pub(super) fn map_data(map: &aya::maps::Map) -> Result<&MapData> {
         | Map::HashMap(data)
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
-        | Map::PerCpuArray(data) => Ok(data),
+        | Map::PerCpuArray(data)
+        | Map::SkStorage(data) => Ok(data),
         _ => bail!("a map of a type that is not used"),
     }
 }

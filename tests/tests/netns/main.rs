@@ -29,6 +29,7 @@ mod revocation;
 mod said;
 mod second_interface;
 mod socket_owners;
+mod socket_pins;
 mod sockets;
 mod spoofing;
 mod static_pods;

@@ -14,7 +14,7 @@ use crate::{
     expect::{LONG, TRANSPORTS, answer, target},
 };
 
-fn server(topology: &Topology, number: usize) -> Result<Arc<Pod>> {
+pub(crate) fn server(topology: &Topology, number: usize) -> Result<Arc<Pod>> {
     let spec = PodSpec::new("default", &format!("web-{number}")).label("app", "web").on(number % 2);
     let pod = topology.add_pod(spec)?;
     for transport in TRANSPORTS {
@@ -24,7 +24,7 @@ fn server(topology: &Topology, number: usize) -> Result<Arc<Pod>> {
 }
 
 /// A Service with as many pods behind it.
-fn web(topology: &Topology, pods: usize) -> Result<(Vec<Arc<Pod>>, [SocketAddr; 2])> {
+pub(crate) fn web(topology: &Topology, pods: usize) -> Result<(Vec<Arc<Pod>>, [SocketAddr; 2])> {
     let pods = (0..pods).map(|number| server(topology, number)).collect::<Result<_>>()?;
     let services = service(topology, "web", "web")?;
     topology.settle()?;

@@ -55,7 +55,7 @@ const EBPF_SOURCES: &str = "dataplane-ebpf/src/";
 const EBPF_LAYERS: &[&[&str]] = &[
     &["main"],
     &["pipeline", "socket"],
-    &["stage"],
+    &["stage", "pins"],
     &["config", "family", "flow", "global", "maps", "observe", "packet"],
 ];
 

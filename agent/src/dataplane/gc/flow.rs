@@ -16,8 +16,6 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
-
     pub(super) const fn established(self) -> MapId {
         match self {
             Self::V4 => MapId::CT_EST_V4,
@@ -29,13 +27,6 @@ impl Family {
         match self {
             Self::V4 => MapId::CT_NEW_V4,
             Self::V6 => MapId::CT_NEW_V6,
-        }
-    }
-
-    pub(super) const fn sockets(self) -> MapId {
-        match self {
-            Self::V4 => MapId::SOCKETS_V4,
-            Self::V6 => MapId::SOCKETS_V6,
         }
     }
 }
@@ -148,11 +139,11 @@ fn key(family: Family, one: SocketAddr, other: SocketAddr, proto: u8, zone: u8) 
     }
 }
 
-pub(super) fn v4(addr: AddrV4, port: Be16) -> SocketAddr {
+fn v4(addr: AddrV4, port: Be16) -> SocketAddr {
     SocketAddr::new(addr.octets().into(), port.get())
 }
 
-pub(super) fn v6(addr: AddrV6, port: Be16) -> SocketAddr {
+fn v6(addr: AddrV6, port: Be16) -> SocketAddr {
     SocketAddr::new(addr.octets().into(), port.get())
 }
 

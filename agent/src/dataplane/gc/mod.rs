@@ -27,13 +27,13 @@ pub(crate) use self::mark::Marker;
 use self::{
     clock::{Clock, ClockError},
     shares::Refused,
-    sockets::StrandedSocket,
+    sockets::Pruning,
     sweep::{Sweep, Swept},
 };
 use super::maps::Maps;
 use crate::{
     health::Problems,
-    net::sockets::{SocketsError, destroy_udp},
+    net::sockets::{Connected, SocketsError, destroy},
     telemetry::chain,
 };
 
@@ -75,7 +75,8 @@ impl Collector {
         let (sender, orders) = mpsc::channel();
         thread::Builder::new().name("conntrack-gc".to_owned()).spawn(move || {
             let (clock, sweep, waiting) = (Clock::new(clock), Sweep::default(), Waiting::default());
-            Worker { maps, clock, marker, problems, sweep, waiting }.run(&orders);
+            let pruning = Pruning::default();
+            Worker { maps, clock, marker, problems, sweep, pruning, waiting }.run(&orders);
         })?;
         Ok(Self(sender))
     }
@@ -131,6 +132,7 @@ struct Worker {
     marker: Marker,
     problems: Problems,
     sweep: Sweep,
+    pruning: Pruning,
     waiting: Waiting,
 }
 
@@ -159,6 +161,7 @@ impl Worker {
     }
 
     fn sweep_portion(&mut self) -> Result<(), SweepError> {
+        self.pruning.advance(&self.maps)?;
         let mut swept = Swept::default();
         self.sweep.advance(
             &self.maps,
@@ -178,7 +181,7 @@ impl Worker {
     /// One look at everything, for all orders that wait.
     fn sweep_all(&mut self) -> Result<(), SweepError> {
         let start = Instant::now();
-        let sockets = if self.waiting.services_changed { self.free_sockets() } else { Ok(()) };
+        let sockets = self.free_sockets();
         let mut swept = Swept::default();
         self.sweep.restart();
         while !self.sweep.advance(
@@ -216,19 +219,31 @@ impl Worker {
         }
     }
 
-    /// Destroys the UDP sockets whose backend is gone, unless they are connected elsewhere by now: their processes
-    /// learn at the next call that they must connect again.
+    /// Destroys the sockets of the host whose other end is gone: their processes learn at the next call that they must
+    /// connect again.
     fn free_sockets(&self) -> Result<(), SweepError> {
-        let stranded = sockets::take_stranded(&self.maps)?;
-        if stranded.is_empty() {
-            return Ok(());
-        }
-        let destroyed = destroy_udp(|socket| {
-            stranded.contains(&StrandedSocket { cookie: socket.cookie, backend: socket.remote })
-        })?;
-        if destroyed.count > 0 {
-            tracing::info!("destroyed {} UDP sockets whose backend is gone", destroyed.count);
-        }
-        destroyed.errors.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+        let Waiting { services_changed, removed } = &self.waiting;
+        let of_services = if *services_changed {
+            sockets::stranded(&self.maps).and_then(|gone| free(&gone))
+        } else {
+            Ok(())
+        };
+        let of_pods = if removed.is_empty() {
+            Ok(())
+        } else {
+            sockets::orphaned(&self.maps, removed).and_then(|gone| free(&gone))
+        };
+        of_services.and(of_pods)
     }
+}
+
+fn free(sockets: &[Connected]) -> Result<(), SweepError> {
+    if sockets.is_empty() {
+        return Ok(());
+    }
+    let destroyed = destroy(sockets)?;
+    if destroyed.count > 0 {
+        tracing::info!("destroyed {} sockets of this host whose other end is gone", destroyed.count);
+    }
+    destroyed.errors.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
 }
