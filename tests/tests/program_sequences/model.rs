@@ -96,10 +96,20 @@ impl Talk {
         })
     }
 
+    /// Who may have opened it.
+    fn openers(&self) -> impl Iterator<Item = Side> {
+        let may_be = move |side: &Side| self.is_ambiguous || *side == self.opener;
+        [Side::Client, Side::Server].into_iter().filter(may_be)
+    }
+
+    /// Whether somebody who may have opened it is allowed to: otherwise nothing of it arrives.
     fn is_allowed(&self, call: &Call, world: &impl World) -> bool {
-        [Side::Client, Side::Server]
-            .into_iter()
-            .any(|side| (self.is_ambiguous || side == self.opener) && self.allows(call, side, world))
+        self.openers().any(|opener| self.allows(call, opener, world))
+    }
+
+    /// Whether everybody who may have opened it is allowed to: otherwise nothing of it is owed.
+    fn is_surely_allowed(&self, call: &Call, world: &impl World) -> bool {
+        self.openers().all(|opener| self.allows(call, opener, world))
     }
 
     /// Allowed whoever opened it. A pod's policy does not know its own node by an address, so the node is nobody here.
@@ -112,7 +122,7 @@ impl Talk {
     fn is_owed(&self, call: &Call, world: &impl World) -> bool {
         self.life == Life::Open
             && !self.was_forbidden
-            && self.is_allowed(call, world)
+            && self.is_surely_allowed(call, world)
             && (self.is_tracked || self.needs_no_opener(call, world))
     }
 }
@@ -152,7 +162,9 @@ impl Model {
                 allowed => certain(allowed),
             };
         }
-        match (talk.is_allowed(call, world), from == talk.opener || !talk.was_forbidden) {
+        let is_openers = from == talk.opener && !talk.is_ambiguous;
+        let is_owed = talk.is_surely_allowed(call, world) && (is_openers || !talk.was_forbidden);
+        match (talk.is_allowed(call, world), is_owed) {
             (false, _) => Expected::Stopped,
             (true, true) => Expected::Arrives,
             (true, false) => Expected::Either,
@@ -246,7 +258,7 @@ impl Model {
     pub(crate) fn judge_again(&mut self, world: &impl World) {
         for (call, talk) in &mut self.talks {
             let stays =
-                talk.is_allowed(call, world) && (talk.is_tracked || talk.needs_no_opener(call, world));
+                talk.is_surely_allowed(call, world) && (talk.is_tracked || talk.needs_no_opener(call, world));
             talk.was_forbidden |= talk.life == Life::Open && !stays;
         }
     }
