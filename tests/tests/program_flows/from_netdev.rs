@@ -46,7 +46,13 @@ fn what_is_not_from_pod_to_pod_is_left_to_the_stack_as_it_is() -> Result<()> {
         let others_mac = packet(world.remote, world.a, udp(1, 2)).between(ROUTER_MAC, [2, 0, 0, 0, 9, 8]);
         let mut tagged = packet(world.remote, world.a, udp(1, 2));
         tagged.vlans = vec![42];
-        for passed in [
+        // Neighbour discovery and what only routers send: to_pod drops it.
+        let kinds: &[u8] = if world.a.is_ipv4() { &[5, 9] } else { &[133, 134, 135, 136, 137] };
+        let of_links = kinds.iter().map(|kind| {
+            let message = Transport::Icmp { kind: *kind, code: 0, rest: [0; 4], data: vec![0; 16] };
+            with_hops(packet(world.remote, world.a, message), 255)
+        });
+        for passed in of_links.chain([
             packet(world.outside, world.a, syn(4000, 80)),
             packet(world.remote, world.outside, udp(1, 2)),
             packet(world.remote, world.remote, udp(1, 2)),
@@ -56,7 +62,7 @@ fn what_is_not_from_pod_to_pod_is_left_to_the_stack_as_it_is() -> Result<()> {
             with_hops(packet(world.remote, world.a, udp(1, 2)), 0),
             others_mac,
             tagged,
-        ] {
+        ]) {
             let run = arrives(world, &passed)?;
             assert_eq!(run.verdict, Verdict::Pass, "{passed}");
             assert_eq!(run.frame, passed.bytes(), "{passed}");

@@ -103,6 +103,7 @@ fn lies_in_arp_are_dropped_and_what_needs_no_answer_ends() -> Result<()> {
             (arp(2, pod_mac(1), IpAddr::from(GATEWAY_V4), own.octets()), Verdict::Drop(spoofed)),
             (arp(1, pod_mac(2), world.a, GATEWAY_V4), Verdict::Drop(mac)),
             (arp(1, pod_mac(1), world.a, GATEWAY_V4).between(pod_mac(2), [0xff; 6]), Verdict::Drop(mac)),
+            (arp(1, pod_mac(2), world.a, GATEWAY_V4).between(pod_mac(2), [0xff; 6]), Verdict::Drop(mac)),
             (arp(1, pod_mac(1), world.a, [10, 1, 0, 3]), elsewhere),
             (arp(3, pod_mac(1), world.a, GATEWAY_V4), Verdict::Drop(DropReason::NeighbourMalformed)),
         ] {
@@ -217,6 +218,13 @@ fn neighbour_discovery_that_lies_or_leads_elsewhere_is_dropped() -> Result<()> {
             (coded, malformed),
             (extended, malformed),
             (solicitation().fragments(5, 16).remove(0), malformed),
+            // A report may have extension headers; in fragments it may not come either (RFC 6980).
+            (
+                with_hop_limit(discovery(143, LINK_LOCAL, "ff02::16", address, None), 1)
+                    .fragments(5, 16)
+                    .remove(0),
+                malformed,
+            ),
         ] {
             assert_eq!(world.verdict(&packet)?, Verdict::Drop(reason), "{packet:?}");
         }
