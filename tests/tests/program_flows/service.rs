@@ -1,4 +1,6 @@
 //! Frontend to backend and back.
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use dataplane_common::{
     net::proto::{TCP, UDP},
@@ -31,6 +33,26 @@ fn a_service_is_translated_there_and_back_with_right_checksums() -> Result<()> {
             let run = world.b_sends(world.a, answer)?;
             assert_eq!(run.verdict, INTO_A);
             assert_eq!(ends(&run)?, (world.vip, 80, world.a, 4000));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn new_flows_are_spread_over_all_backends() -> Result<()> {
+    const BACKENDS: [u16; 4] = [8080, 8081, 8082, 8083];
+    in_both_families(NO_HOST, |world| {
+        let backends = BACKENDS.map(|port| (world.b, port));
+        for (proto, transport) in [(TCP, syn as fn(u16, u16) -> Transport), (UDP, udp)] {
+            world.programs.frontend((world.vip, 80, proto), 0, &backends, 0)?;
+            let mut chosen = BTreeMap::new();
+            for port in 4000..4200 {
+                let (.., backend) = ends(&world.a_sends(world.vip, transport(port, 80))?)?;
+                *chosen.entry(backend).or_insert(0) += 1;
+            }
+            // Fifty each on average: as few as ten come by chance once in 10^13 times.
+            assert_eq!(chosen.keys().copied().collect::<Vec<_>>(), BACKENDS);
+            assert!(chosen.values().all(|count| *count >= 10), "{chosen:?}");
         }
         Ok(())
     })
