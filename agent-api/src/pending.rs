@@ -60,10 +60,7 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Pending>> {
 /// # Errors
 /// If the file stays.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    disk::remove(path).map(drop)
 }
 
 #[cfg(test)]

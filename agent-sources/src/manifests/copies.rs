@@ -187,10 +187,10 @@ impl Copies {
     /// Removing what is gone is success.
     fn remove(&mut self, name: &str) -> io::Result<()> {
         self.kept.remove(name);
-        match fs::remove_file(self.dir.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.and_then(|()| fs::File::open(&self.dir)?.sync_all()),
+        if disk::remove(&self.dir.join(name))? {
+            fs::File::open(&self.dir)?.sync_all()?;
         }
+        Ok(())
     }
 
     fn read(&self, name: &str) -> Result<String, Damage> {
