@@ -34,4 +34,5 @@ mod sockets;
 mod spoofing;
 mod static_pods;
 mod subnets;
+mod vlan;
 mod without_object;

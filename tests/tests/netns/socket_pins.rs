@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataplane_common::maps::MapId;
 use harness::{
     cluster::PodSpec,
-    eventually::{PATIENCE, eventually},
+    eventually::{PATIENCE, eventually, holds},
     kernel,
     probe::{
         client::{HeldConnection, Probe},
@@ -82,6 +83,10 @@ fn a_flood_of_short_sockets_takes_no_backend_from_a_socket_that_lives() -> Resul
     for to in frontends {
         host.churn(to, SHORT_SOCKETS)?;
     }
+    holds("only sockets that live are remembered as connected", PATIENCE, || {
+        let peers = topology.node(0).maps().entries(MapId::UDP_PEERS);
+        peers.is_ok_and(|peers| peers.len() <= sockets.len())
+    })?;
     let _fifth = server(&topology, 4)?;
     topology.settle()?;
     let wrong: Vec<_> = sockets.iter().filter_map(|held| stays(held).err()).collect();

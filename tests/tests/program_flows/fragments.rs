@@ -89,7 +89,7 @@ fn open_one_port(world: &World) -> Result<()> {
 }
 
 /// What goes through the hook again comes in by the interface, which is to be up.
-fn up() -> Result<()> {
+pub(crate) fn up() -> Result<()> {
     for name in ["h0", "h1"] {
         let up = Command::new("ip").args(["link", "set", name, "up"]).status()?;
         ensure!(up.success(), "ip link set {name} up: {up}");
@@ -138,6 +138,8 @@ fn what_comes_early_is_held_and_a_pod_that_floods_takes_no_place_from_another() 
         assert!(lost.iter().all(|verdict| *verdict == without_first), "{lost:?}");
         assert!(world.programs.count(MapId::EARLY_FRAGMENTS)? <= usize::from(PLACES) + 1);
         assert_eq!(b_sends(0)?, Verdict::Held, "the flood of one pod took the place of another");
+        // Another datagram's first fragment has none of them go: they wait for their own.
+        assert_eq!(in_order(world, 200, 80, &[0])?, [INTO_B]);
         // Of the flood, the last are there and the first are not.
         assert_eq!(in_order(world, 163, 80, &[0])?, [Verdict::Held]);
         assert_eq!(in_order(world, 100, 80, &[0])?, [INTO_B]);
