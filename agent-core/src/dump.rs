@@ -9,7 +9,10 @@ use dataplane_common::{
     service::{FrontendValue, flag},
 };
 
-use crate::entry::{self, Backend, Frontend, PolicyEntry, PortPrefix, Route, Table, Way};
+use crate::{
+    entry::{self, Backend, Frontend, PolicyEntry, PortPrefix, Route, Way},
+    table::Table,
+};
 
 /// The entries of one map as lines. An entry that makes no sense is shown as bytes.
 pub fn dump<'a>(map: MapId, entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> String {
@@ -27,23 +30,24 @@ pub fn dump<'a>(map: MapId, entries: impl IntoIterator<Item = (&'a [u8], &'a [u8
 /// Slots sort as numbers, tries by address before length.
 fn sort_key(map: MapId, key: &[u8]) -> Vec<u8> {
     match Table::of(map) {
-        Table::Cidrs | Table::Routes | Table::Policies => {
+        Some(Table::Cidrs | Table::Routes | Table::Policies) => {
             key.split_at_checked(4).map_or_else(|| key.to_vec(), |(len, rest)| [rest, len].concat())
         }
-        Table::Backends => {
+        Some(Table::Backends) => {
             entry::number_from_bytes(key).map_or_else(|| key.to_vec(), |slot| slot.to_be_bytes().to_vec())
         }
-        Table::Frontends
-        | Table::Classes
-        | Table::Endpoints
-        | Table::Netns
-        | Table::Epoch
-        | Table::Foreign => key.to_vec(),
+        Some(Table::Frontends | Table::Classes | Table::Endpoints | Table::Netns) | None => key.to_vec(),
     }
 }
 
 fn line(map: MapId, key: &[u8], value: &[u8]) -> Option<String> {
-    Some(match Table::of(map) {
+    let Some(table) = Table::of(map) else {
+        let is_epoch = map == MapId::POLICY_EPOCH;
+        let line =
+            || Some(format!("{} -> {}", entry::number_from_bytes(key)?, entry::number_from_bytes(value)?));
+        return if is_epoch { line() } else { None };
+    };
+    Some(match table {
         Table::Frontends => frontend(Frontend::from_bytes(key)?, entry::frontend_value(value)?),
         Table::Backends => {
             let Backend { addr, port } = Backend::from_bytes(value)?;
@@ -68,10 +72,6 @@ fn line(map: MapId, key: &[u8], value: &[u8]) -> Option<String> {
             format!("{} -> {way}", entry::prefix_from_bytes(key)?)
         }
         Table::Netns => format!("{} -> {}", entry::netns_from_bytes(key)?, entry::number_from_bytes(value)?),
-        Table::Epoch => {
-            format!("{} -> {}", entry::number_from_bytes(key)?, entry::number_from_bytes(value)?)
-        }
-        Table::Foreign => return None,
     })
 }
 

@@ -6,7 +6,6 @@ use std::{
 
 use dataplane_common::{
     endpoint::EndpointValue,
-    maps::MapId,
     net::{AddrV4, AddrV6, Be16},
     policy::{PolicyKey, PolicyValue},
     route::{RouteValue, family, kind},
@@ -15,8 +14,6 @@ use dataplane_common::{
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, IntoBytes};
-
-use crate::model::Family;
 
 /// A key of `FRONTENDS_*`: what clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -306,63 +303,4 @@ pub fn endpoint_value(bytes: &[u8]) -> Option<EndpointValue> {
 #[must_use]
 pub fn policy_value(bytes: &[u8]) -> Option<PolicyValue> {
     PolicyValue::read_from_bytes(bytes).ok()
-}
-
-/// The maps of the control plane, families aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Table {
-    Frontends,
-    Backends,
-    Policies,
-    Classes,
-    Cidrs,
-    Endpoints,
-    Routes,
-    Netns,
-    Epoch,
-    /// Belongs to the programs or to the loader.
-    Foreign,
-}
-
-impl Table {
-    pub(crate) const fn of(map: MapId) -> Self {
-        match map {
-            MapId::FRONTENDS_V4 | MapId::FRONTENDS_V6 => Self::Frontends,
-            MapId::BACKENDS_V4 | MapId::BACKENDS_V6 => Self::Backends,
-            MapId::POLICIES => Self::Policies,
-            MapId::CLASSES_V4 | MapId::CLASSES_V6 => Self::Classes,
-            MapId::CIDRS_V4 | MapId::CIDRS_V6 => Self::Cidrs,
-            MapId::ENDPOINTS_V4 | MapId::ENDPOINTS_V6 => Self::Endpoints,
-            MapId::ROUTES_V4 | MapId::ROUTES_V6 => Self::Routes,
-            MapId::NETNS => Self::Netns,
-            MapId::POLICY_EPOCH => Self::Epoch,
-            MapId::META
-            | MapId::PREFIXES
-            | MapId::REJECTIONS
-            | MapId::CT_NEW_V4
-            | MapId::CT_NEW_V6
-            | MapId::CT_EST_V4
-            | MapId::CT_EST_V6
-            | MapId::CT_SHARES
-            | MapId::EARLY_FRAGMENTS
-            | MapId::EARLY_RINGS
-            | MapId::CT_DIRECT
-            | MapId::FRAGMENTS_V4
-            | MapId::FRAGMENTS_V6
-            | MapId::SOCKETS_V4
-            | MapId::SOCKETS_V6
-            | MapId::UDP_PINS
-            | MapId::UDP_PEERS
-            | MapId::DENIED_FLOWS
-            | MapId::COUNTERS => Self::Foreign,
-        }
-    }
-}
-
-/// The map of a family.
-pub(crate) const fn by_family(family: Family, v4: MapId, v6: MapId) -> MapId {
-    match family {
-        Family::V4 => v4,
-        Family::V6 => v6,
-    }
 }

@@ -16,5 +16,6 @@ pub mod plan;
 pub mod problem;
 pub mod render;
 pub mod state;
+pub mod table;
 pub mod text;
 pub mod update;

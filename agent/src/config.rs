@@ -3,9 +3,12 @@ use std::{fs, io, path::PathBuf};
 
 use agent_core::model::node::Services;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use dataplane_common::maps::{CT_EST_MAX, MapId};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use agent_sources::source::{ApiServer, SourceConfig};
+
+use crate::dataplane::Sizes;
 
 const NODE: &str = "Node";
 const SOURCE: &str =
@@ -97,6 +100,11 @@ pub struct Config {
     #[arg(long, env = "MILLRACE_NO_SOCKET_LB", help_heading = BEHAVIOUR, hide_env_values = true)]
     pub no_socket_lb: bool,
 
+    /// Established flows per family that this node tracks, for all of its pods; flows that are tracked stay so when it changes
+    #[arg(long, value_name = "NUMBER", env = "MILLRACE_MAX_FLOWS", help_heading = BEHAVIOUR, hide_env_values = true)]
+    #[arg(default_value_t = CT_EST_MAX, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub max_flows: u32,
+
     /// What to log: error, warn, info, debug or trace; by module too, as in `info,agent::dataplane=debug`
     #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG", help_heading = BEHAVIOUR, hide_env_values = true)]
     #[arg(default_value = "info", value_parser = log_filter)]
@@ -111,6 +119,8 @@ pub struct Config {
 pub enum Command {
     /// Put the CNI plugin, which is beside this program, into --cni-bin-dir
     InstallCni,
+    /// Turn the maps into those of the first release, while the programs go on, and wait for its agent to take over
+    Rollback,
     /// Remove everything of Millrace from this node: CNI configuration and plugin, programs, maps, routes, files
     Uninstall {
         /// Also cut off the pods that still run: their interfaces are deleted
@@ -145,6 +155,11 @@ Examples:
 Needs Linux 6.6 or later and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.";
 
 impl Config {
+    /// How many entries maps may have.
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes([MapId::CT_EST_V4, MapId::CT_EST_V6].map(|id| (id, self.max_flows)).into())
+    }
+
     /// Parses the command line and the environment; prints what is wrong (or asked for) and exits otherwise.
     #[must_use]
     pub fn from_command_line() -> Self {

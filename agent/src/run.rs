@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use agent_sources::source;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -13,7 +13,7 @@ use crate::{
     cni_bin,
     cni_server::{CniServer, NodeNetwork, Options},
     config::{Command, Config},
-    dataplane::Dataplane,
+    dataplane::{self, Dataplane},
     health::Problems,
     ipam::Living,
     net::{Netlink, watch::notify_of_changes},
@@ -32,8 +32,26 @@ pub fn run(config: &Config) -> Result<()> {
     match config.command {
         None => run_agent(config),
         Some(Command::InstallCni) => Ok(cni_bin::install(&config.cni_bin_dir).map(drop)?),
+        Some(Command::Rollback) => roll_back(config),
         Some(Command::Uninstall { cut_off_pods, then }) => uninstall::uninstall(config, cut_off_pods, then),
     }
+}
+
+/// Hands the node over to an agent of the first release.
+fn roll_back(config: &Config) -> Result<()> {
+    let (stopped, is_stopped) = watch::channel(false);
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut terminate = runtime.block_on(async { signal(SignalKind::terminate()) })?;
+    runtime.spawn(async move {
+        terminate.recv().await;
+        // Who waits may be done.
+        let _unheard = stopped.send(true);
+    });
+    if dataplane::rollback(&config.bpffs, || *is_stopped.borrow())? {
+        tracing::info!("the agent of the first release has taken over");
+        return Ok(());
+    }
+    bail!("stopped before another agent took over: start that of the first release, or this one")
 }
 
 /// Runs the agent until it is told to stop. It leaves the kernel as it is.

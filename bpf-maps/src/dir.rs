@@ -16,6 +16,30 @@ pub struct MillraceDir {
     bpffs: PathBuf,
 }
 
+/// Which of the maps of a name a pin keeps, while one takes the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// What programs and readers use.
+    Current,
+    /// What is to take its place.
+    Next,
+    /// What had its place.
+    Former,
+}
+
+impl Pin {
+    /// The name of the pin. bpffs refuses names with a dot.
+    #[must_use]
+    pub fn name(self, map: MapId) -> String {
+        let suffix = match self {
+            Self::Current => "",
+            Self::Next => ":next",
+            Self::Former => ":former",
+        };
+        format!("{}{suffix}", map.spec().name)
+    }
+}
+
 impl MillraceDir {
     /// Names the directory; touches nothing.
     #[must_use]
@@ -110,7 +134,30 @@ impl MillraceDir {
 
     #[must_use]
     pub fn map_path(&self, map: MapId) -> PathBuf {
-        self.maps_dir().join(map.spec().name)
+        self.pin_path(map, Pin::Current)
+    }
+
+    #[must_use]
+    pub fn pin_path(&self, map: MapId, pin: Pin) -> PathBuf {
+        self.maps_dir().join(pin.name(map))
+    }
+
+    /// Gives what one pin of a map keeps to another, in place of what that keeps. False when there is nothing.
+    ///
+    /// # Errors
+    /// When the pin cannot be renamed.
+    pub fn move_pin(&self, map: MapId, from: Pin, to: Pin) -> Result<bool> {
+        let path = self.pin_path(map, from);
+        done(fs::rename(&path, self.pin_path(map, to)), "rename", path)
+    }
+
+    /// Removes a pin. False when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_pin(&self, map: MapId, pin: Pin) -> Result<bool> {
+        let path = self.pin_path(map, pin);
+        done(fs::remove_file(&path), "remove", path)
     }
 
     #[must_use]
@@ -134,5 +181,14 @@ impl MillraceDir {
         let mut names = names.map_err(failed)?;
         names.sort_unstable();
         Ok(names)
+    }
+}
+
+/// Whether something was there to be done.
+fn done(result: io::Result<()>, operation: &'static str, path: PathBuf) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Path { operation, path, source }),
     }
 }

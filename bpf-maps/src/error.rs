@@ -10,7 +10,6 @@ pub enum Field {
     Kind,
     KeySize,
     ValueSize,
-    MaxEntries,
     Flags,
 }
 
@@ -20,7 +19,6 @@ impl fmt::Display for Field {
             Self::Kind => "map type",
             Self::KeySize => "key size",
             Self::ValueSize => "value size",
-            Self::MaxEntries => "max_entries",
             Self::Flags => "flags",
         })
     }
@@ -83,6 +81,16 @@ pub enum Error {
         .path.parent().unwrap_or(.path).display()
     )]
     Layout { map: String, path: PathBuf, field: Field, expected: u32, found: u32 },
+    #[error(
+        "the maps in {} are of ABI version {found}, which this version does not know: run the agent that made them, or drain \
+         the node, remove that directory and start this agent again",
+        .path.display()
+    )]
+    Abi { path: PathBuf, found: u32 },
+    #[error(
+        "{map} is of version {found}, this command reads version {expected}: use the `millrace` of the agent that runs here"
+    )]
+    Version { map: String, found: u32, expected: u32 },
     #[error("{map} has map type {kind}, which this version cannot read")]
     UnknownKind { map: String, kind: u32 },
     #[error("{map} takes {expected} bytes of {part}, not {found}")]
@@ -111,6 +119,8 @@ impl Error {
                 source.raw_os_error()
             }
             Self::Layout { .. }
+            | Self::Abi { .. }
+            | Self::Version { .. }
             | Self::UnknownKind { .. }
             | Self::Size { .. }
             | Self::NotBpffs { .. }

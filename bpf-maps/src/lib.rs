@@ -10,12 +10,14 @@ pub mod link;
 mod map;
 pub mod program;
 mod sys;
+mod versions;
 
 pub use crate::{
     batch::{Cursor, Entry, PerCpuEntry},
-    dir::MillraceDir,
+    dir::{MillraceDir, Pin},
     error::{Error, Field, Operation},
     map::{Map, MapInfo},
+    versions::Versions,
 };
 
 /// What every call of this crate returns.

@@ -43,7 +43,8 @@ impl Map {
         Self::adopt(fd, &path.display().to_string())
     }
 
-    /// Opens a pinned map of Millrace and refuses one of another layout.
+    /// Opens a pinned map of Millrace and refuses one of another layout. How many entries it may have is an option of the
+    /// agent. Its version is not looked at: see [`Versions`](crate::Versions).
     ///
     /// # Errors
     /// As [`Self::open`], and [`Error::Layout`].
@@ -51,7 +52,7 @@ impl Map {
         Self::open_as(&dir.map_path(map), &map.spec())
     }
 
-    /// Opens a pinned map and refuses one whose layout is not `spec`.
+    /// Opens a pinned map and refuses one whose layout is not `spec`, number of entries apart.
     ///
     /// # Errors
     /// As [`Self::open`], and [`Error::Layout`].
@@ -61,7 +62,6 @@ impl Map {
             (Field::Kind, spec.kind as u32, map.info.kind as u32),
             (Field::KeySize, spec.key_size, map.info.key_size),
             (Field::ValueSize, spec.value_size, map.info.value_size),
-            (Field::MaxEntries, spec.max_entries, map.info.max_entries),
             (Field::Flags, spec.flags, map.info.flags),
         ];
         match compared.into_iter().find(|(_, expected, found)| expected != found) {

@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use dataplane_common::{
-    ABI_VERSION,
-    maps::{MapId, MapKind, NO_PREALLOC},
+    maps::{Keeping, MapId, MapKind, NO_PREALLOC},
     verdict::DropReason,
 };
 
@@ -25,27 +24,39 @@ fn main() -> ExitCode {
 fn maps() {
     println!(
         "# Maps\n\n{NOTE}\n\n\
-         Every map is pinned under `<bpffs>/millrace/maps/` by its name. The layouts below are ABI version {ABI_VERSION}. \
-         Before it\nuses a pinned map, an agent (and the command line) compares kind, sizes, number of entries and \
-         flags with this table;\na map that differs is refused, never adopted. See [upgrade.md](upgrade.md).\n\n\
+         Every map is pinned under `<bpffs>/millrace/maps/` by its name; `META` says of which version each is. Before it uses \
+         a\npinned map, an agent (and the command line) compares version, kind, sizes and flags with this table. The command \
+         line\nrefuses a map that differs, an agent takes its place: see [upgrade.md](upgrade.md), also for what becomes of \
+         what\nit holds (*kept*).\n\n\
          Memory is taken per entry where the column *memory* says so; the others have all of theirs from the start.\n"
     );
-    println!("| map | kind | key | value | entries | memory | what, writer, readers |");
-    println!("|---|---|---|---|---:|---|---|");
+    println!("| map | version | kind | key | value | entries | memory | kept | what, writer, readers |");
+    println!("|---|---:|---|---|---|---:|---|---|---|");
     for map in MapId::ALL {
         let spec = map.spec();
         let (key, value) = map.types();
         let memory = if spec.flags & NO_PREALLOC == 0 { "fixed" } else { "per entry" };
         println!(
-            "| `{}` | {} | {} ({} B) | `{value}` ({} B) | {} | {memory} | {} |",
+            "| `{}` | {} | {} | {} ({} B) | `{value}` ({} B) | {} | {memory} | {} | {} |",
             spec.name,
+            spec.version,
             kind(spec.kind),
-            key_type(key),
+            key_type(spec.kind, key),
             spec.key_size,
             spec.value_size,
             spec.max_entries,
+            kept(map.keeping()),
             map.purpose().trim(),
         );
+    }
+}
+
+fn kept(keeping: Option<Keeping>) -> &'static str {
+    match keeping {
+        None => "rendered",
+        Some(Keeping::Constant) => "written at start",
+        Some(Keeping::Carried) => "carried over",
+        Some(Keeping::Forgotten) => "no",
     }
 }
 
@@ -60,13 +71,11 @@ fn kind(kind: MapKind) -> &'static str {
     }
 }
 
-/// The table spells a key as its size: `size_of::<T>()`, behind `PREFIX` in a trie, or a number for an index.
-fn key_type(size: &str) -> String {
-    let named = size.split_once("::<").and_then(|(_, rest)| rest.split_once('>'));
-    match named {
-        Some((name, _)) if size.starts_with("PREFIX") => format!("prefix length, `{name}`"),
-        Some((name, _)) => format!("`{name}`"),
-        None => "index".into(),
+fn key_type(kind: MapKind, name: &str) -> String {
+    match (kind, name) {
+        (MapKind::LpmTrie, _) => format!("prefix length, `{name}`"),
+        (_, "u32") => "index".into(),
+        _ => format!("`{name}`"),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Load-time constants of the eBPF programs. The verifier removes the branches that a constant rules out.
 
+use crate::maps::CT_EST_MAX;
+
 abi! {
     /// Set by the agent before the programs are loaded.
-    pub struct Config = 16 {
+    pub struct Config = 24 {
         /// Cookie of the network namespace of this host.
         pub host_netns: u64,
         /// `ingress_ifindex` of a packet that a process of this host sent. 0 in the kernel since the field
@@ -10,12 +12,19 @@ abi! {
         pub host_ingress_ifindex: u32,
         /// See [`flag`].
         pub flags: u32,
+        /// Established flows that the maps hold: IPv4, IPv6.
+        pub established_max: [u32; 2],
     }
 }
 
 impl Config {
     /// What the programs run with unless the agent says otherwise.
-    pub const DEFAULT: Self = Self { host_netns: 0, host_ingress_ifindex: 0, flags: flag::CUT_ESTABLISHED };
+    pub const DEFAULT: Self = Self {
+        host_netns: 0,
+        host_ingress_ifindex: 0,
+        flags: flag::CUT_ESTABLISHED,
+        established_max: [CT_EST_MAX; 2],
+    };
 }
 
 /// Source address of hairpin traffic, IPv4: link-local, so it never leaves a node (RFC 3927).

@@ -5,7 +5,7 @@
 //! - every type is declared once, with `abi!`, which proves its size and that it holds no padding;
 //! - addresses and ports are in network byte order, and say so in their type;
 //! - a number that reaches a map (a drop reason, a hook, a flag) is never reused for another meaning;
-//! - a change of layout or meaning raises [`ABI_VERSION`].
+//! - a change of a map's layout or meaning raises the version in its row of [`maps`].
 #![no_std]
 #![expect(
     clippy::inline_always,
@@ -26,6 +26,3 @@ pub mod route;
 pub mod service;
 pub mod socket;
 pub mod verdict;
-
-/// Version of everything pinned: layouts, map names and the meaning of their numbers. Stored in `META`.
-pub const ABI_VERSION: u32 = 5;

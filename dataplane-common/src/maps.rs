@@ -27,16 +27,17 @@ pub enum MapKind {
     SkStorage = 24,
 }
 
+/// All memory is taken when the map is created.
+pub const PREALLOC: u32 = 0;
 /// `BPF_F_NO_PREALLOC`: memory is taken per entry, so an empty map costs next to nothing.
 pub const NO_PREALLOC: u32 = 1;
-
-/// Bytes of the prefix length in front of a trie key.
-const PREFIX: usize = size_of::<u32>();
 
 /// The layout of one map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSpec {
     pub name: &'static str,
+    /// Raised with every change of the layout, or of what its numbers mean.
+    pub version: u32,
     pub kind: MapKind,
     pub key_size: u32,
     pub value_size: u32,
@@ -44,24 +45,217 @@ pub struct MapSpec {
     pub flags: u32,
 }
 
-macro_rules! maps {
-    ($($(#[doc = $doc:literal])+ $id:ident: $kind:ident<$key:expr, $value:ty>[$max:expr] $(| $flags:expr)?;)+) => {
+/// When a rendered map is written, among the writes of one plan. Deletes come in the reverse order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Where packets may go.
+    Ways,
+    /// What nothing refers to yet.
+    Rules,
+    /// From here on flows may be judged differently.
+    Flips,
+}
+
+/// What becomes of what a map holds when its layout changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// It is written at load.
+    Constant,
+    /// It is carried over: flows and sockets depend on it.
+    Carried,
+    /// It is forgotten: what it holds is of the last seconds, or for people.
+    Forgotten,
+}
+
+/// Key of `META`: the name of a pin, filled up with zeros.
+pub type MapName = [u8; 32];
+
+/// Hands every map to a macro: one row for a table, with the version of its layout, and with a map for each family where they
+/// differ. The maps that the agent
+/// renders come first, in the order in which one plan writes them: their row says in which [`Phase`], whose entries must
+/// be there before (`needs`), and who refers to its entries (`used_by`). Those that programs write, or that are no part of a
+/// plan, say how they are kept ([`Keeping`]).
+///
+/// What is named here must be in scope where the macro is called, as far as the macro that it calls uses it.
+#[macro_export]
+macro_rules! for_each_map {
+    ($then:ident) => {
+        $then! {
+            rendered {
+                /// Backend slots. Written by the agent, read by `stage::service` and the cgroup programs.
+                Backends 2: Ways, [BACKENDS_MAX, PREALLOC] {
+                    BACKENDS_V4: Array<u32, BackendV4>,
+                    BACKENDS_V6: Array<u32, BackendV6>,
+                }
+                /// Service frontends. Written by the agent, read by `stage::service` and the cgroup programs.
+                Frontends 1: Ways needs Backends, [FRONTENDS_MAX, NO_PREALLOC] {
+                    FRONTENDS_V4: Hash<FrontendKeyV4, FrontendValue>,
+                    FRONTENDS_V6: Hash<FrontendKeyV6, FrontendValue>,
+                }
+                /// Pod CIDRs, and the addresses of services. Written by the agent, read by `stage::forward`, `stage::uplink` and
+                /// the cgroup programs.
+                Routes 2: Ways, [ROUTES_MAX, NO_PREALLOC] {
+                    ROUTES_V4: LpmTrie<AddrV4, RouteValue>,
+                    ROUTES_V6: LpmTrie<AddrV6, RouteValue>,
+                }
+                /// Network namespaces of local pods, by cookie. Written by the agent, read by the cgroup programs.
+                Netns 1: Ways, [NETNS_MAX, NO_PREALLOC] {
+                    NETNS: Hash<u64, u32>,
+                }
+                /// Compiled rules. Written by the agent, read by `stage::policy`.
+                Policies 1: Rules used_by Classes Cidrs Endpoints, [POLICIES_MAX, NO_PREALLOC] {
+                    POLICIES: LpmTrie<PolicyKey, PolicyValue>,
+                }
+                /// Class of a pod by address. Written by the agent, read by `stage::policy`.
+                Classes 1: Flips, [CLASSES_MAX, NO_PREALLOC] {
+                    CLASSES_V4: Hash<AddrV4, u32>,
+                    CLASSES_V6: Hash<AddrV6, u32>,
+                }
+                /// Class of an address by the `ipBlock`s that hold it. Written by the agent, read by `stage::policy`.
+                Cidrs 1: Flips, [CIDRS_MAX, NO_PREALLOC] {
+                    CIDRS_V4: LpmTrie<AddrV4, u32>,
+                    CIDRS_V6: LpmTrie<AddrV6, u32>,
+                }
+                /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
+                Endpoints 1: Flips, [ENDPOINTS_MAX, NO_PREALLOC] {
+                    ENDPOINTS_V4: Hash<AddrV4, EndpointValue>,
+                    ENDPOINTS_V6: Hash<AddrV6, EndpointValue>,
+                }
+            }
+            others {
+                /// The version of each map, by name, and of those that it took the place of. Written by the agent, read by every
+                /// reader.
+                Meta 2: Constant, [META_MAX, PREALLOC] {
+                    META: Hash<MapName, u32>,
+                }
+                /// The policy epoch in slot 0. Written by the agent after a change that may revoke, read by `stage::policy`.
+                Epoch 1: Carried, [1, PREALLOC] {
+                    POLICY_EPOCH: Array<u32, u32>,
+                }
+                /// The pod CIDR of this node in slots 0 (IPv4) and 1 (IPv6), and what holds the addresses of all services in
+                /// slots 2 and 3. Written by the agent, read by `stage::forward`, `from_netdev` and the cgroup programs.
+                Prefixes 1: Carried, [4, PREALLOC] {
+                    PREFIXES: Array<u32, Prefix>,
+                }
+                /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
+                NewFlows 2: Carried, [CT_NEW_MAX, PREALLOC] {
+                    CT_NEW_V4: LruHash<CtKeyV4, CtEntryV4>,
+                    CT_NEW_V6: LruHash<CtKeyV6, CtEntryV6>,
+                }
+                /// Established flows. Written by `stage::conntrack`, pruned by the agent.
+                EstablishedFlows 2: Carried, [CT_EST_MAX, NO_PREALLOC] {
+                    CT_EST_V4: Hash<CtKeyV4, CtEntryV4>,
+                    CT_EST_V6: Hash<CtKeyV6, CtEntryV6>,
+                }
+                /// Established entries by pod. Written by `stage::conntrack`, counted once more by the agent.
+                Shares 1: Carried, [CT_SHARES_MAX, NO_PREALLOC] {
+                    CT_SHARES: Hash<u32, CtShare>,
+                }
+                /// Jiffies at which a packet of a flow in the zone `DIRECT` was last seen; 0: none was. Written and read by
+                /// `conntrack`.
+                DirectFlows 1: Carried, [1, PREALLOC] {
+                    CT_DIRECT: Array<u32, u64>,
+                }
+                /// Until when flows are carried over from maps of another layout, in nanoseconds of the kernel's monotonic clock. Written
+                /// by the agent, read by `conntrack`.
+                CarryingOver 1: Forgotten, [1, PREALLOC] {
+                    CARRYING_OVER: Array<u32, u64>,
+                }
+                /// Ports of fragmented datagrams. Written and read by `packet`.
+                Fragments 2: Carried, [FRAGMENTS_MAX, PREALLOC] {
+                    FRAGMENTS_V4: LruHash<FragmentKeyV4, FragmentValue>,
+                    FRAGMENTS_V6: LruHash<FragmentKeyV6, FragmentValue>,
+                }
+                /// Fragments that wait for the first one of their datagram. Written and read by `stage::fragment`.
+                EarlyFragments 1: Forgotten, [EARLY_FRAGMENTS_MAX, PREALLOC] {
+                    EARLY_FRAGMENTS: LruHash<EarlyKey, EarlyFragment>,
+                }
+                /// Where each interface's next such fragment goes. Written and read by `stage::fragment`.
+                EarlyRings 1: Forgotten, [EARLY_RINGS_MAX, PREALLOC] {
+                    EARLY_RINGS: LruHash<EarlyKey, EarlyRing>,
+                }
+                /// ICMP errors that were sent to an interface lately. Written and read by `stage::reject`.
+                Rejections 1: Forgotten, [ENDPOINTS_MAX, PREALLOC] {
+                    REJECTIONS: LruHash<u32, Rejections>,
+                }
+                /// Frontends that TCP sockets asked for. Written and read by the cgroup programs.
+                TcpSockets 2: Carried, [SOCKETS_MAX, PREALLOC] {
+                    SOCKETS_V4: LruHash<SocketKeyV4, SocketValueV4>,
+                    SOCKETS_V6: LruHash<SocketKeyV6, SocketValueV6>,
+                }
+                /// Frontends that UDP sockets of the host asked for, and the backends they keep to. Written and read by the
+                /// cgroup programs.
+                UdpSockets 1: Carried, [0, NO_PREALLOC] {
+                    UDP_PINS: SkStorage<u32, UdpPins>,
+                }
+                /// What the connected ones of them asked for, by socket cookie. Written by the cgroup programs, read and pruned
+                /// by the agent.
+                UdpPeers 1: Carried, [UDP_PEERS_MAX, NO_PREALLOC] {
+                    UDP_PEERS: Hash<u64, Pin>,
+                }
+                /// Flows that policy denied. Written by `observe`, read by the CLI.
+                DeniedFlows 1: Forgotten, [DENIED_FLOWS_MAX, PREALLOC] {
+                    DENIED_FLOWS: LruHash<DeniedFlowKey, DeniedFlowValue>,
+                }
+                /// Packets per hook and outcome; see `verdict::counter_slot`. Written by `observe`, read by agent and CLI.
+                Counters 1: Carried, [COUNTERS_MAX, PREALLOC] {
+                    COUNTERS: PerCpuArray<u32, u64>,
+                }
+            }
+        }
+    };
+}
+
+macro_rules! map_ids {
+    (
+        rendered { $(
+            $(#[doc = $doc:literal])+
+            $table:ident $version:literal: $phase:ident $(needs $need:ident)? $(used_by $($user:ident)+)?,
+            [$max:expr, $flags:expr]
+            { $($id:ident: $kind:ident<$key:ty, $value:ty>,)+ }
+        )+ }
+        others { $(
+            $(#[doc = $other_doc:literal])+
+            $other:ident $other_version:literal: $keeping:ident, [$other_max:expr, $other_flags:expr]
+            { $($other_id:ident: $other_kind:ident<$other_key:ty, $other_value:ty>,)+ }
+        )+ }
+    ) => {
+        map_ids! {
+            $($($id = $version, $kind, $key, $value, $max, $flags;)+)+
+            $($($other_id = $other_version, $other_kind, $other_key, $other_value, $other_max, $other_flags;)+)+
+        }
+
+        impl MapId {
+            /// What the map holds, who writes it and who reads it.
+            #[must_use]
+            pub const fn purpose(self) -> &'static str {
+                match self {
+                    $($(Self::$id)|+ => concat!($($doc),+),)+
+                    $($(Self::$other_id)|+ => concat!($($other_doc),+),)+
+                }
+            }
+
+            /// What becomes of what the map holds when its layout changes; none when the agent renders it.
+            #[must_use]
+            pub const fn keeping(self) -> Option<Keeping> {
+                match self {
+                    $($(Self::$id)|+)|+ => None,
+                    $($(Self::$other_id)|+ => Some(Keeping::$keeping),)+
+                }
+            }
+        }
+    };
+    ($($id:ident = $version:literal, $kind:ident, $key:ty, $value:ty, $max:expr, $flags:expr;)+) => {
         /// Names a map.
         #[expect(non_camel_case_types, reason = "the variants are the names of the maps")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum MapId { $($(#[doc = $doc])+ $id),+ }
+        pub enum MapId { $($id),+ }
 
         impl MapId {
             /// Every map.
             pub const ALL: &'static [Self] = &[$(Self::$id),+];
 
-            /// What the map holds, who writes it and who reads it.
-            #[must_use]
-            pub const fn purpose(self) -> &'static str {
-                match self { $(Self::$id => concat!($($doc),+)),+ }
-            }
-
-            /// The key and value types, as the table spells them.
+            /// The types of key and value, as the table spells them. A trie has the length of a prefix before its key.
             #[must_use]
             pub const fn types(self) -> (&'static str, &'static str) {
                 match self { $(Self::$id => (stringify!($key), stringify!($value))),+ }
@@ -69,16 +263,10 @@ macro_rules! maps {
 
             /// The layout of the map.
             #[must_use]
-            #[expect(clippy::cast_possible_truncation, reason = "sizes of small types")]
             pub const fn spec(self) -> MapSpec {
                 match self {
-                    $(Self::$id => MapSpec {
-                        name: stringify!($id),
-                        kind: MapKind::$kind,
-                        key_size: $key as u32,
-                        value_size: size_of::<$value>() as u32,
-                        max_entries: $max,
-                        flags: 0 $(| $flags)?,
+                    $(Self::$id => {
+                        MapSpec::new::<$key, $value>(stringify!($id), $version, MapKind::$kind, $max, $flags)
                     }),+
                 }
             }
@@ -86,6 +274,23 @@ macro_rules! maps {
     };
 }
 
+impl MapSpec {
+    #[expect(clippy::cast_possible_truncation, reason = "sizes of small types")]
+    const fn new<K, V>(
+        name: &'static str,
+        version: u32,
+        kind: MapKind,
+        max_entries: u32,
+        flags: u32,
+    ) -> Self {
+        let prefix_len = if matches!(kind, MapKind::LpmTrie) { size_of::<u32>() } else { 0 };
+        let (key_size, value_size) = ((prefix_len + size_of::<K>()) as u32, size_of::<V>() as u32);
+        Self { name, version, kind, key_size, value_size, max_entries, flags }
+    }
+}
+
+/// Maps, and what they take the place of.
+pub const META_MAX: u32 = 256;
 /// Flows per family that may be half-open or closing.
 pub const CT_NEW_MAX: u32 = 65_536;
 /// Established flows per family.
@@ -123,78 +328,4 @@ pub const DENIED_FLOWS_MAX: u32 = 4_096;
 /// Slots of `COUNTERS`.
 pub const COUNTERS_MAX: u32 = Hook::COUNT * COUNTERS_PER_HOOK;
 
-maps! {
-    /// ABI version in slot 0. Written by the agent when it creates the maps, read by every reader.
-    META: Array<4, u32>[1];
-    /// The policy epoch in slot 0. Written by the agent after a change that may revoke, read by `stage::policy`.
-    POLICY_EPOCH: Array<4, u32>[1];
-    /// The pod CIDR of this node in slots 0 (IPv4) and 1 (IPv6), and what holds the addresses of all services in slots 2
-    /// and 3. Written by the agent, read by `stage::forward`, `from_netdev` and the cgroup programs.
-    PREFIXES: Array<4, Prefix>[4];
-    /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
-    ENDPOINTS_V4: Hash<size_of::<AddrV4>(), EndpointValue>[ENDPOINTS_MAX] | NO_PREALLOC;
-    /// Local pods by address. Written by the agent (and `translated` by `stage::nat`), read by every hook.
-    ENDPOINTS_V6: Hash<size_of::<AddrV6>(), EndpointValue>[ENDPOINTS_MAX] | NO_PREALLOC;
-    /// Service frontends. Written by the agent, read by `stage::service` and the cgroup programs.
-    FRONTENDS_V4: Hash<size_of::<FrontendKeyV4>(), FrontendValue>[FRONTENDS_MAX] | NO_PREALLOC;
-    /// Service frontends. Written by the agent, read by `stage::service` and the cgroup programs.
-    FRONTENDS_V6: Hash<size_of::<FrontendKeyV6>(), FrontendValue>[FRONTENDS_MAX] | NO_PREALLOC;
-    /// Backend slots. Written by the agent, read by `stage::service` and the cgroup programs.
-    BACKENDS_V4: Array<4, BackendV4>[BACKENDS_MAX];
-    /// Backend slots. Written by the agent, read by `stage::service` and the cgroup programs.
-    BACKENDS_V6: Array<4, BackendV6>[BACKENDS_MAX];
-    /// Class of a pod by address. Written by the agent, read by `stage::policy`.
-    CLASSES_V4: Hash<size_of::<AddrV4>(), u32>[CLASSES_MAX] | NO_PREALLOC;
-    /// Class of a pod by address. Written by the agent, read by `stage::policy`.
-    CLASSES_V6: Hash<size_of::<AddrV6>(), u32>[CLASSES_MAX] | NO_PREALLOC;
-    /// Class of an address by the `ipBlock`s that hold it. Written by the agent, read by `stage::policy`.
-    CIDRS_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), u32>[CIDRS_MAX] | NO_PREALLOC;
-    /// Class of an address by the `ipBlock`s that hold it. Written by the agent, read by `stage::policy`.
-    CIDRS_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), u32>[CIDRS_MAX] | NO_PREALLOC;
-    /// Compiled rules. Written by the agent, read by `stage::policy`.
-    POLICIES: LpmTrie<PREFIX + size_of::<PolicyKey>(), PolicyValue>[POLICIES_MAX] | NO_PREALLOC;
-    /// Pod CIDRs, and the addresses of services. Written by the agent, read by `stage::forward`, `stage::uplink` and the
-    /// cgroup programs.
-    ROUTES_V4: LpmTrie<PREFIX + size_of::<AddrV4>(), RouteValue>[ROUTES_MAX] | NO_PREALLOC;
-    /// Pod CIDRs, and the addresses of services. Written by the agent, read by `stage::forward`, `stage::uplink` and the
-    /// cgroup programs.
-    ROUTES_V6: LpmTrie<PREFIX + size_of::<AddrV6>(), RouteValue>[ROUTES_MAX] | NO_PREALLOC;
-    /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
-    CT_NEW_V4: LruHash<size_of::<CtKeyV4>(), CtEntryV4>[CT_NEW_MAX];
-    /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
-    CT_NEW_V6: LruHash<size_of::<CtKeyV6>(), CtEntryV6>[CT_NEW_MAX];
-    /// Established flows. Written by `stage::conntrack`, pruned by the agent.
-    CT_EST_V4: Hash<size_of::<CtKeyV4>(), CtEntryV4>[CT_EST_MAX] | NO_PREALLOC;
-    /// Established flows. Written by `stage::conntrack`, pruned by the agent.
-    CT_EST_V6: Hash<size_of::<CtKeyV6>(), CtEntryV6>[CT_EST_MAX] | NO_PREALLOC;
-    /// Established entries by pod. Written by `stage::conntrack`, counted once more by the agent.
-    CT_SHARES: Hash<4, CtShare>[CT_SHARES_MAX] | NO_PREALLOC;
-    /// Fragments that wait for the first one of their datagram. Written and read by `stage::fragment`.
-    EARLY_FRAGMENTS: LruHash<size_of::<EarlyKey>(), EarlyFragment>[EARLY_FRAGMENTS_MAX];
-    /// Where each interface's next such fragment goes. Written and read by `stage::fragment`.
-    EARLY_RINGS: LruHash<size_of::<EarlyKey>(), EarlyRing>[EARLY_RINGS_MAX];
-    /// Jiffies at which a packet of a flow in the zone `DIRECT` was last seen; 0: none was. Written and read by `conntrack`.
-    CT_DIRECT: Array<4, u64>[1];
-    /// ICMP errors that were sent to an interface lately. Written and read by `stage::reject`.
-    REJECTIONS: LruHash<4, Rejections>[ENDPOINTS_MAX];
-    /// Ports of fragmented datagrams. Written and read by `packet`.
-    FRAGMENTS_V4: LruHash<size_of::<FragmentKeyV4>(), FragmentValue>[FRAGMENTS_MAX];
-    /// Ports of fragmented datagrams. Written and read by `packet`.
-    FRAGMENTS_V6: LruHash<size_of::<FragmentKeyV6>(), FragmentValue>[FRAGMENTS_MAX];
-    /// Network namespaces of local pods, by cookie. Written by the agent, read by the cgroup programs.
-    NETNS: Hash<size_of::<u64>(), u32>[NETNS_MAX] | NO_PREALLOC;
-    /// Frontends that TCP sockets asked for. Written and read by the cgroup programs.
-    SOCKETS_V4: LruHash<size_of::<SocketKeyV4>(), SocketValueV4>[SOCKETS_MAX];
-    /// Frontends that TCP sockets asked for. Written and read by the cgroup programs.
-    SOCKETS_V6: LruHash<size_of::<SocketKeyV6>(), SocketValueV6>[SOCKETS_MAX];
-    /// Frontends that UDP sockets of the host asked for, and the backends they keep to. Written and read by the cgroup
-    /// programs.
-    UDP_PINS: SkStorage<4, UdpPins>[0] | NO_PREALLOC;
-    /// What the connected ones of them asked for, by socket cookie. Written by the cgroup programs, read and pruned by the
-    /// agent.
-    UDP_PEERS: Hash<size_of::<u64>(), Pin>[UDP_PEERS_MAX] | NO_PREALLOC;
-    /// Flows that policy denied. Written by `observe`, read by the CLI.
-    DENIED_FLOWS: LruHash<size_of::<DeniedFlowKey>(), DeniedFlowValue>[DENIED_FLOWS_MAX];
-    /// Packets per hook and outcome; see `verdict::counter_slot`. Written by `observe`, read by agent and CLI.
-    COUNTERS: PerCpuArray<4, u64>[COUNTERS_MAX];
-}
+for_each_map!(map_ids);

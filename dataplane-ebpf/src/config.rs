@@ -18,6 +18,13 @@ pub(crate) fn host_ingress_ifindex() -> u32 {
     CONFIG.load().host_ingress_ifindex
 }
 
+/// Established flows of a family that its map holds.
+#[inline(always)]
+pub(crate) fn established_max(is_v6: bool) -> u32 {
+    let [v4, v6] = CONFIG.load().established_max;
+    if is_v6 { v6 } else { v4 }
+}
+
 /// Whether an established flow that a policy change forbids is cut.
 #[inline(always)]
 pub(crate) fn cut_established() -> bool {

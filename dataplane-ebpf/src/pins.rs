@@ -13,7 +13,7 @@ use dataplane_common::{
     socket::{PINS, Pin},
 };
 
-use crate::maps::{SocketPins, UDP_PEERS, UDP_PINS};
+use crate::maps::{UDP_PEERS, UDP_PINS, UdpPins};
 
 /// Address and port, IPv4 as a mapped address.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ impl End {
 }
 
 /// The pins of a socket, while its lock is held: threads may share a socket.
-struct Locked(*mut SocketPins);
+struct Locked(*mut UdpPins);
 
 impl Locked {
     /// Those of a socket that has some.
@@ -53,7 +53,7 @@ impl Locked {
     }
 
     #[inline(always)]
-    fn lock(pins: *mut SocketPins) -> Option<Self> {
+    fn lock(pins: *mut UdpPins) -> Option<Self> {
         if pins.is_null() {
             return None;
         }

@@ -14,4 +14,5 @@ pub mod packet;
 pub mod policy_table;
 pub mod probe;
 pub mod program;
+pub mod stage;
 pub mod topology;

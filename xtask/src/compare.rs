@@ -3,6 +3,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -55,21 +56,44 @@ struct Line {
     interval: [f64; 2],
 }
 
+/// Another commit, checked out below this checkout's `target`.
+pub(crate) struct Checkout {
+    pub(crate) revision: String,
+    /// For what is about it.
+    pub(crate) folder: PathBuf,
+    pub(crate) source: PathBuf,
+}
+
+impl Checkout {
+    /// As git names it; checked out if it is not yet.
+    pub(crate) fn of(name: &str) -> Result<Self> {
+        let revision = command::output(command::program("git").args(["rev-parse", "--short", name]))?;
+        let folder = workspace::target().join("compare").join(&revision);
+        let source = folder.join("source");
+        if !source.exists() {
+            let mut git = command::program("git");
+            command::run(git.args(["worktree", "add", "--force", "--detach"]).arg(&source).arg(&revision))?;
+            // The linker of eBPF programs takes longer to build than all the rest.
+            let target = source.join("target");
+            fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
+            command::run(command::program("cp").arg("--recursive").arg(workspace::tools()).arg(&target))?;
+        }
+        Ok(Self { revision, folder, source })
+    }
+
+    /// A cargo that works there.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let mut cargo = command::cargo(subcommand);
+        cargo.current_dir(&self.source).env_remove("CARGO_TARGET_DIR");
+        cargo
+    }
+}
+
 /// Builds the other commit in a worktree, measures both in turns, and fails where this checkout is worse.
 pub(crate) fn compare(options: &Options) -> Result<()> {
     machine::require_ebpf("the benchmarks")?;
-    let revision =
-        command::output(command::program("git").args(["rev-parse", "--short", &options.revision]))?;
-    let folder = workspace::target().join("compare").join(&revision);
-    let other = folder.join("source");
-    if !other.exists() {
-        let mut git = command::program("git");
-        command::run(git.args(["worktree", "add", "--force", "--detach"]).arg(&other).arg(&revision))?;
-        // The linker of eBPF programs takes longer to build than all the rest.
-        let target = other.join("target");
-        fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
-        command::run(command::program("cp").arg("--recursive").arg(workspace::tools()).arg(&target))?;
-    }
+    let other = Checkout::of(&options.revision)?;
+    let Checkout { revision, folder, .. } = &other;
     // What builds and what warms up is not measured.
     measure(options, None, &folder.join("first"))?;
     measure(options, Some(&other), &folder.join("first"))?;
@@ -107,19 +131,14 @@ pub(crate) fn compare(options: &Options) -> Result<()> {
 }
 
 /// Runs the benchmarks of this checkout, or of another, once.
-fn measure(options: &Options, other: Option<&Path>, output: &Path) -> Result<Figures> {
+fn measure(options: &Options, other: Option<&Checkout>, output: &Path) -> Result<Figures> {
     let systems = ["--systems", "plain,millrace", "--rounds", "1"];
     let mut arguments: Vec<_> = options.cases.iter().map(String::as_str).chain(systems).collect();
     arguments.extend(["--sizes", &options.sizes, "--seconds", &options.seconds]);
     arguments.extend(["--output", output.to_str().context("a path that is no text")?]);
     match other {
         None => bench::bench(&bench::Options::new(&arguments))?,
-        Some(root) => {
-            let mut cargo = command::cargo("xtask");
-            command::run(
-                cargo.current_dir(root).env_remove("CARGO_TARGET_DIR").arg("bench").args(arguments),
-            )?;
-        }
+        Some(other) => command::run(other.cargo("xtask").arg("bench").args(arguments))?,
     }
     let results: PathBuf = output.join("results.json");
     let text = fs::read_to_string(&results).with_context(|| format!("cannot read {}", results.display()))?;

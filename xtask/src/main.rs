@@ -22,6 +22,7 @@ mod papers;
 mod test;
 mod tiers;
 mod toolchain;
+mod upgrade;
 mod verifier;
 mod vm;
 mod walls;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Options),
     /// Measure this checkout beside another commit of it
     Compare(compare::Options),
+    /// Let the agent of another commit and this one's follow each other on nodes under load
+    Upgrade(upgrade::Options),
     /// Check form, clippy, the walls between modules, and the generated documents
     Lint,
     /// Change the eBPF programs as an attacker would, one change at a time, and see which test notices
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Image(options) => image::image(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Compare(options) => compare::compare(&options),
+        Command::Upgrade(options) => upgrade::upgrade(&options),
         Command::Lint => lint::lint(),
         Command::Mutants(options) => mutants::mutants(&options),
         Command::Verifier => verifier::verifier(),

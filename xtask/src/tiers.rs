@@ -16,12 +16,14 @@ pub(crate) enum Tier {
     Netns,
     /// The kernels that users have, in virtual machines
     Vm,
+    /// This release and the first one, one after the other; see the command `upgrade`
+    Upgrade,
     /// A real cluster: API server, kubelets, containers
     Cluster,
 }
 
 impl Tier {
-    /// Without [`Self::Vm`], which is run by itself.
+    /// Without [`Self::Vm`] and [`Self::Upgrade`], which are run by themselves.
     pub(crate) const ALL: [Self; 4] = [Self::Pure, Self::Program, Self::Netns, Self::Cluster];
     /// What runs without being asked for: the others fetch kernels, or need Go and a quarter of an hour for the first
     /// build.
@@ -33,6 +35,7 @@ impl Tier {
             Self::Program => "program",
             Self::Netns => "netns",
             Self::Vm => "vm",
+            Self::Upgrade => "upgrade",
             Self::Cluster => "cluster",
         }
     }
@@ -44,6 +47,7 @@ impl Tier {
             "net" | "plugin" => Self::Netns,
             _ if target.starts_with("program") => Self::Program,
             _ if target.starts_with("netns") => Self::Netns,
+            "upgrade" => Self::Upgrade,
             _ if target.starts_with("cluster") => Self::Cluster,
             _ => Self::Pure,
         }
@@ -68,8 +72,8 @@ impl Tier {
             // Run by xtask itself.
             Self::Vm => Vec::new(),
             // Without a target, cargo would run all of them.
-            Self::Program | Self::Netns | Self::Cluster if targets.is_empty() => Vec::new(),
-            Self::Program | Self::Netns | Self::Cluster => vec![cargo(EVERYTHING, &targets)],
+            Self::Program | Self::Netns | Self::Upgrade | Self::Cluster if targets.is_empty() => Vec::new(),
+            Self::Program | Self::Netns | Self::Upgrade | Self::Cluster => vec![cargo(EVERYTHING, &targets)],
         })
     }
 }
@@ -106,6 +110,7 @@ mod tests {
         assert_eq!(Tier::of("on_maps"), Tier::Program);
         assert_eq!(Tier::of("netns"), Tier::Netns);
         assert_eq!(Tier::of("netns_restart"), Tier::Netns);
+        assert_eq!(Tier::of("upgrade"), Tier::Upgrade);
         assert_eq!(Tier::of("cluster"), Tier::Cluster);
         assert_eq!(Tier::of("cluster_baseline"), Tier::Cluster);
         assert_eq!(Tier::of("policy_oracle"), Tier::Pure);

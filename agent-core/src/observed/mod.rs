@@ -14,9 +14,10 @@ use ipnetwork::IpNetwork;
 pub use self::ranges::Ranges;
 pub(crate) use self::slots::Slots;
 use crate::{
-    entry::{self, Backend, Frontend, PolicyEntry, Route, Table, by_family},
+    entry::{self, Backend, Frontend, PolicyEntry, Route},
     model::{Family, endpoint::Endpoint},
     plan::{Action, Step},
+    table::Table,
 };
 
 /// A typed mirror of the maps that the agent writes.
@@ -46,24 +47,6 @@ pub(crate) struct ObservedFrontend {
     pub(crate) owns_range: bool,
 }
 
-/// The maps that the control plane reads back and writes.
-pub const MIRRORED: [MapId; 14] = [
-    MapId::FRONTENDS_V4,
-    MapId::FRONTENDS_V6,
-    MapId::BACKENDS_V4,
-    MapId::BACKENDS_V6,
-    MapId::POLICIES,
-    MapId::CLASSES_V4,
-    MapId::CLASSES_V6,
-    MapId::CIDRS_V4,
-    MapId::CIDRS_V6,
-    MapId::ENDPOINTS_V4,
-    MapId::ENDPOINTS_V6,
-    MapId::ROUTES_V4,
-    MapId::ROUTES_V6,
-    MapId::NETNS,
-];
-
 impl Default for Observed {
     /// Empty maps.
     fn default() -> Self {
@@ -85,10 +68,10 @@ impl Default for Observed {
 }
 
 impl Observed {
-    /// Reads the maps of [`MIRRORED`] and the epoch. A dump of `BACKENDS_*` may leave out slots that are all zero.
+    /// Reads the maps of every [`Table`], and the epoch. A dump of `BACKENDS_*` may leave out slots that are all zero.
     pub fn from_dump(mut dump: impl FnMut(MapId) -> Vec<(Vec<u8>, Vec<u8>)>) -> Self {
         let mut observed = Self::default();
-        for map in MIRRORED.into_iter().chain([MapId::POLICY_EPOCH]) {
+        for map in Table::every_map().chain([MapId::POLICY_EPOCH]) {
             for (key, value) in dump(map) {
                 if observed.upsert(map, &key, &value).is_none() {
                     observed.unreadable.insert((map, key));
@@ -119,6 +102,17 @@ impl Observed {
     pub fn release_quarantined(&mut self) {
         self.slots_v4.ranges.release_quarantined();
         self.slots_v6.ranges.release_quarantined();
+    }
+
+    /// The policy epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Has every flow judged once more, when what this says is written. An odd epoch stays odd: a plan is not finished.
+    pub const fn raise_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(2);
     }
 
     /// Whether the maps hold an endpoint, with the interface it has now.
@@ -165,7 +159,13 @@ impl Observed {
     }
 
     fn upsert(&mut self, map: MapId, key: &[u8], value: &[u8]) -> Option<()> {
-        let is_new = match Table::of(map) {
+        let Some(table) = Table::of(map) else {
+            if map == MapId::POLICY_EPOCH {
+                self.epoch = entry::number_from_bytes(value)?;
+            }
+            return Some(());
+        };
+        let is_new = match table {
             Table::Frontends => self.set_frontend(Frontend::from_bytes(key)?, entry::frontend_value(value)?),
             Table::Backends => {
                 let backend = Backend::from_bytes(value)?;
@@ -191,11 +191,6 @@ impl Observed {
             Table::Netns => {
                 self.netns.insert(entry::netns_from_bytes(key)?, entry::number_from_bytes(value)?).is_none()
             }
-            Table::Epoch => {
-                self.epoch = entry::number_from_bytes(value)?;
-                false
-            }
-            Table::Foreign => false,
         };
         if is_new {
             *self.lengths.entry(map).or_default() += 1;
@@ -204,7 +199,7 @@ impl Observed {
     }
 
     fn delete(&mut self, map: MapId, key: &[u8]) -> Option<()> {
-        let was_there = match Table::of(map) {
+        let was_there = match Table::of(map)? {
             Table::Frontends => {
                 let frontend = Frontend::from_bytes(key)?;
                 let old = self.frontends.remove(&frontend);
@@ -217,7 +212,7 @@ impl Observed {
             Table::Routes => self.routes.remove(&entry::prefix_from_bytes(key)?).is_some(),
             Table::Netns => self.netns.remove(&entry::netns_from_bytes(key)?).is_some(),
             // Slots are not deleted, only left unused.
-            Table::Backends | Table::Epoch | Table::Foreign => false,
+            Table::Backends => false,
         };
         if was_there && let Some(length) = self.lengths.get_mut(&map) {
             *length -= 1;
@@ -254,5 +249,5 @@ impl Observed {
 
 /// The map of frontends that holds one.
 pub(crate) fn frontend_map(frontend: Frontend) -> MapId {
-    by_family(Family::of(frontend.addr), MapId::FRONTENDS_V4, MapId::FRONTENDS_V6)
+    Table::Frontends.map(Family::of(frontend.addr))
 }

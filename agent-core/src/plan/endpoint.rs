@@ -1,18 +1,19 @@
 //! Endpoints.
-use dataplane_common::{endpoint::EndpointValue, maps::MapId, policy::SET_DENY_ALL};
+use dataplane_common::{endpoint::EndpointValue, policy::SET_DENY_ALL};
 use zerocopy::IntoBytes;
 
 use super::{Draft, Room, policy::Placed};
 use crate::{
-    entry::{addr_to_bytes, by_family},
+    entry::addr_to_bytes,
     model::Family,
     observed::Observed,
     problem::Scope,
     render::{Desired, EndpointEntry},
+    table::Table,
 };
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, placed: &Placed, draft: &mut Draft) {
-    let map = |family| by_family(family, MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6);
+    let map = |family| Table::Endpoints.map(family);
     let mut room = Room::new(observed, map);
     for (addr, wanted) in &desired.endpoints {
         let family = Family::of(*addr);

@@ -21,15 +21,19 @@ mod service;
 
 use std::collections::BTreeMap;
 
-use dataplane_common::{maps::MapId, socket::netns};
+use dataplane_common::{
+    maps::{MapId, Phase},
+    socket::netns,
+};
 
 use crate::{
-    entry::{by_family, netns_to_bytes, prefix_to_bytes},
+    entry::{netns_to_bytes, prefix_to_bytes},
     model::Family,
     observed::Observed,
     problem::{Problem, Scope},
     render::Desired,
     state::Changed,
+    table::Table,
 };
 
 /// Writes in the order in which they must happen.
@@ -98,7 +102,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
 }
 
 fn plan_routes(desired: &Desired, observed: &Observed, draft: &mut Draft) {
-    let map = |family| by_family(family, MapId::ROUTES_V4, MapId::ROUTES_V6);
+    let map = |family| Table::Routes.map(family);
     let mut room = Room::new(observed, map);
     for (prefix, wanted) in &desired.routes {
         let family = Family::of(prefix.network());
@@ -181,44 +185,6 @@ struct Draft {
     revokes: bool,
 }
 
-const UPSERTS_BEFORE_POLICY_FLIPS: [MapId; 8] = [
-    MapId::BACKENDS_V4,
-    MapId::BACKENDS_V6,
-    MapId::FRONTENDS_V4,
-    MapId::FRONTENDS_V6,
-    MapId::ROUTES_V4,
-    MapId::ROUTES_V6,
-    MapId::NETNS,
-    MapId::POLICIES,
-];
-
-/// An address that nobody vouches for any more is nobody's before any endpoint changes: a peer of the state before
-/// must not pass the policy of the state after.
-const DELETES_BEFORE_POLICY_FLIPS: [MapId; 2] = [MapId::CLASSES_V6, MapId::CLASSES_V4];
-
-/// From here on flows may be judged differently.
-const POLICY_FLIPS: [MapId; 6] = [
-    MapId::CLASSES_V4,
-    MapId::CLASSES_V6,
-    MapId::CIDRS_V4,
-    MapId::CIDRS_V6,
-    MapId::ENDPOINTS_V4,
-    MapId::ENDPOINTS_V6,
-];
-
-const POLICY_DELETES: [MapId; 5] =
-    [MapId::ENDPOINTS_V6, MapId::ENDPOINTS_V4, MapId::CIDRS_V6, MapId::CIDRS_V4, MapId::POLICIES];
-
-const OTHER_DELETES: [MapId; 7] = [
-    MapId::NETNS,
-    MapId::ROUTES_V6,
-    MapId::ROUTES_V4,
-    MapId::FRONTENDS_V6,
-    MapId::FRONTENDS_V4,
-    MapId::BACKENDS_V6,
-    MapId::BACKENDS_V4,
-];
-
 impl Draft {
     fn upsert(&mut self, map: MapId, key: Vec<u8>, value: Vec<u8>) {
         self.upserts.entry(map).or_default().push((key, value));
@@ -240,27 +206,34 @@ impl Draft {
     fn finish(mut self, epoch: u32) -> Plan {
         let mut steps = Vec::new();
         let is_pending = epoch % 2 == 1;
-        self.push_upserts(&UPSERTS_BEFORE_POLICY_FLIPS, &mut steps);
+        self.push_upserts(Phase::Ways, &mut steps);
+        self.push_upserts(Phase::Rules, &mut steps);
         if self.revokes && !is_pending {
             steps.push(set_epoch(epoch.wrapping_add(1)));
         }
-        self.push_deletes(&DELETES_BEFORE_POLICY_FLIPS, &mut steps);
-        self.push_upserts(&POLICY_FLIPS, &mut steps);
-        self.push_deletes(&POLICY_DELETES, &mut steps);
+        // An address that nobody vouches for any more is nobody's before any endpoint changes: a peer of the state before
+        // must not pass the policy of the state after.
+        self.push_deletes(|table| table == Table::Classes, &mut steps);
+        self.push_upserts(Phase::Flips, &mut steps);
+        self.push_deletes(|table| table.phase() != Phase::Ways, &mut steps);
         if self.revokes || is_pending {
             steps.push(set_epoch(epoch.wrapping_add(if is_pending { 1 } else { 2 })));
         }
-        self.push_deletes(&OTHER_DELETES, &mut steps);
+        self.push_deletes(|_| true, &mut steps);
         Plan { steps, problems: self.problems, unplaced: self.unplaced }
     }
 
-    fn push_upserts(&mut self, maps: &[MapId], steps: &mut Vec<Step>) {
-        let found = maps.iter().filter_map(|map| self.upserts.remove_entry(map));
+    fn push_upserts(&mut self, phase: Phase, steps: &mut Vec<Step>) {
+        let maps =
+            Table::every_map().filter(|map| Table::of(*map).is_some_and(|table| table.phase() == phase));
+        let found = maps.filter_map(|map| self.upserts.remove_entry(&map));
         steps.extend(found.map(|(map, entries)| Step { map, action: Action::Upsert(entries) }));
     }
 
-    fn push_deletes(&mut self, maps: &[MapId], steps: &mut Vec<Step>) {
-        let found = maps.iter().filter_map(|map| self.deletes.remove_entry(map));
+    /// What is still to be deleted from some tables, in the reverse order of writing.
+    fn push_deletes(&mut self, of: impl Fn(Table) -> bool, steps: &mut Vec<Step>) {
+        let maps = Table::every_map().rev().filter(|map| Table::of(*map).is_some_and(&of));
+        let found = maps.filter_map(|map| self.deletes.remove_entry(&map));
         steps.extend(found.map(|(map, keys)| Step { map, action: Action::Delete(keys) }));
     }
 }

@@ -13,12 +13,13 @@ use zerocopy::IntoBytes;
 
 use super::{Draft, Room};
 use crate::{
-    entry::{PolicyEntry, PortPrefix, addr_to_bytes, by_family, prefix_to_bytes},
+    entry::{PolicyEntry, PortPrefix, addr_to_bytes, prefix_to_bytes},
     ids::{ClassId, RuleId, SetId},
     model::Family,
     observed::Observed,
     problem::Scope,
     render::{Cell, Desired, SetEntries},
+    table::Table,
 };
 
 /// Which sets may be used.
@@ -147,7 +148,7 @@ fn diff_scope(
 }
 
 fn plan_classes(desired: &Desired, observed: &Observed, draft: &mut Draft) {
-    let map = |family| by_family(family, MapId::CLASSES_V4, MapId::CLASSES_V6);
+    let map = |family| Table::Classes.map(family);
     let mut room = Room::new(observed, map);
     for (addr, wanted) in &desired.classes {
         let family = Family::of(*addr);
@@ -176,13 +177,13 @@ fn plan_classes(desired: &Desired, observed: &Observed, draft: &mut Draft) {
 
 fn delete_class(addr: IpAddr, draft: &mut Draft) {
     draft.revokes = true;
-    draft.delete(by_family(Family::of(addr), MapId::CLASSES_V4, MapId::CLASSES_V6), addr_to_bytes(addr));
+    draft.delete(Table::Classes.map(Family::of(addr)), addr_to_bytes(addr));
 }
 
 /// A trie is written whole or not at all: without an exception its range would allow too much. Addresses then keep
 /// their old classes, for which new sets have no entries: denied.
 fn plan_cidrs(wanted: &BTreeMap<IpNetwork, ClassId>, family: Family, observed: &Observed, draft: &mut Draft) {
-    let map = by_family(family, MapId::CIDRS_V4, MapId::CIDRS_V6);
+    let map = Table::Cidrs.map(family);
     let of_family = |prefix: &IpNetwork| Family::of(prefix.network()) == family;
     let differs = |(prefix, class): &(&IpNetwork, &ClassId)| observed.cidrs.get(prefix) != Some(&class.0);
     let upserts: Vec<_> = wanted.iter().filter(|(prefix, _)| of_family(prefix)).filter(differs).collect();

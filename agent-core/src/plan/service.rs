@@ -1,19 +1,20 @@
 //! Frontends and their ranges of backend slots.
-use dataplane_common::{maps::MapId, service::FrontendValue};
+use dataplane_common::service::FrontendValue;
 use zerocopy::IntoBytes;
 
 use super::{Draft, Room};
 use crate::{
-    entry::{Frontend, by_family},
+    entry::Frontend,
     model::Family,
     observed::{Observed, ObservedFrontend, Ranges, frontend_map},
     problem::Scope,
     render::{Desired, FrontendEntry},
+    table::Table,
 };
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, draft: &mut Draft) {
     let mut allocator = Allocator { observed, v4: None, v6: None };
-    let mut room = Room::new(observed, |family| by_family(family, MapId::FRONTENDS_V4, MapId::FRONTENDS_V6));
+    let mut room = Room::new(observed, |family| Table::Frontends.map(family));
     for (frontend, wanted) in &desired.frontends {
         let found = observed.frontends.get(frontend).copied();
         match (wanted, found) {
@@ -64,7 +65,7 @@ fn plan_frontend(
         return;
     }
     if kept.is_none() && backends_count > 0 {
-        let map = by_family(family, MapId::BACKENDS_V4, MapId::BACKENDS_V6);
+        let map = Table::Backends.map(family);
         let Some(start) = allocator.allocate(family, u32::from(backends_count)) else {
             let effect = if found.is_some() { "keeps its old backends" } else { "does not work" };
             draft.unplaced.frontends.insert(frontend);

@@ -8,7 +8,7 @@ use agent_core::{
         policy::{NetworkPolicy, PortMatch},
         service::{SliceEndpoint, TrafficPolicy},
     },
-    observed::MIRRORED,
+    table::Table,
     update::Update,
 };
 
@@ -23,7 +23,7 @@ use crate::lab::{
 
 fn check(behaviour: &str, updates: Vec<Update>) {
     let lab = Lab::with(updates);
-    let found: String = MIRRORED.into_iter().map(|map| dump(map, lab.maps.entries(map))).collect();
+    let found: String = Table::every_map().map(|map| dump(map, lab.maps.entries(map))).collect();
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/behaviour/golden", behaviour].iter().collect();
     let path = path.with_extension("maps");
     if std::env::var_os("MILLRACE_BLESS").is_some() {

@@ -1,8 +1,9 @@
 //! An agent that remembers nothing starts on maps of an earlier run.
 use agent_core::{
     model::Protocol,
-    observed::{MIRRORED, Observed},
+    observed::Observed,
     plan::Action,
+    table::Table,
     update::{Change, Update},
 };
 use dataplane_common::maps::MapId;
@@ -98,7 +99,7 @@ fn what_the_state_does_not_know_is_pruned_only_when_in_sync() {
     );
     let mut lab = lab;
     lab.carry_out(&plan);
-    let left: usize = MIRRORED.into_iter().map(|map| lab.maps.len(map)).sum();
+    let left: usize = Table::every_map().map(|map| lab.maps.len(map)).sum();
     assert_eq!(left, lab.maps.len(MapId::BACKENDS_V4) + lab.maps.len(MapId::BACKENDS_V6));
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use agent_core::{
     entry::{self, PolicyEntry},
     plan::{Action, Step},
+    table::Table,
 };
 use bpf_maps::{Entry, Error};
 use dataplane_common::{maps::MapId, policy::SET_DENY_ALL};
@@ -80,7 +81,7 @@ pub(crate) fn apply(steps: Vec<Step>, writer: &impl Writer, mut record: impl FnM
             Action::Upsert(entries) => report.written += entries.len() as u64,
             Action::Delete(keys) => report.deleted += keys.len() as u64,
         }
-        report.services_changed |= done > 0 && is_frontends(did.map);
+        report.services_changed |= done > 0 && Table::of(did.map) == Some(Table::Frontends);
         record(&did);
         if let Err(error) = result {
             broken.note(&rest);
@@ -110,29 +111,19 @@ impl Broken {
 
     /// Whether a step must wait for entries that could not be written.
     fn holds_back(&self, step: &Step) -> bool {
-        let needed: &[MapId] = match (&step.action, step.map) {
+        match step.action {
             // A frontend would send its clients to slots of somebody else.
-            (Action::Upsert(_), MapId::FRONTENDS_V4) => &[MapId::BACKENDS_V4],
-            (Action::Upsert(_), MapId::FRONTENDS_V6) => &[MapId::BACKENDS_V6],
+            Action::Upsert(_) => Table::needed_to_write(step.map).any(|map| self.maps.contains(&map)),
             // Endpoints and peers may still use the rules.
-            (Action::Delete(_), MapId::POLICIES) => &[
-                MapId::ENDPOINTS_V4,
-                MapId::ENDPOINTS_V6,
-                MapId::CLASSES_V4,
-                MapId::CLASSES_V6,
-                MapId::CIDRS_V4,
-                MapId::CIDRS_V6,
-            ],
-            (Action::Upsert(_) | Action::Delete(_), _) => &[],
-        };
-        needed.iter().any(|map| self.maps.contains(map))
+            Action::Delete(_) => Table::needed_to_delete(step.map).any(|map| self.maps.contains(&map)),
+        }
     }
 
     /// Points endpoints at [`SET_DENY_ALL`] in place of a set that is not whole. Every rule is an allow, so a peer
     /// whose class or rule is missing is denied without this.
     fn fail_closed(&self, step: Step) -> (Step, usize) {
         let Step { map, action } = step;
-        let is_endpoints = matches!(map, MapId::ENDPOINTS_V4 | MapId::ENDPOINTS_V6);
+        let is_endpoints = Table::of(map) == Some(Table::Endpoints);
         let Action::Upsert(mut entries) = action else { return (Step { map, action }, 0) };
         let mut isolated = 0;
         for (_, bytes) in entries.iter_mut().filter(|_| is_endpoints && !self.sets.is_empty()) {
@@ -161,10 +152,6 @@ fn split(step: Step, done: usize) -> (Step, Step) {
         }
     };
     (Step { map, action: did }, Step { map, action: rest })
-}
-
-fn is_frontends(map: MapId) -> bool {
-    matches!(map, MapId::FRONTENDS_V4 | MapId::FRONTENDS_V6)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Reading the maps back, so that a restarted agent knows what is already right.
-use agent_core::entry;
+use agent_core::{entry, table::Table};
 use bpf_maps::{Entry, Error};
 use dataplane_common::maps::MapId;
 
@@ -7,11 +7,8 @@ use super::maps::Maps;
 
 /// The entries of a map. Of the backends only the slots that a frontend uses: the rest is free.
 pub(super) fn dump(maps: &Maps, id: MapId) -> Result<Vec<Entry>, Error> {
-    if id == MapId::BACKENDS_V4 {
-        return used_slots(maps, id, MapId::FRONTENDS_V4);
-    }
-    if id == MapId::BACKENDS_V6 {
-        return used_slots(maps, id, MapId::FRONTENDS_V6);
+    if Table::of(id) == Some(Table::Backends) {
+        return used_slots(maps, id, Table::Frontends.beside(id));
     }
     maps.get(id).dump()
 }

@@ -60,6 +60,9 @@ impl Dataplane {
     /// Looks at every hook of the endpoints, of the uplinks and of the sockets, and puts back what is not in its place.
     /// A pod's interface whose links are still to come is guarded by its filters.
     pub(crate) fn guard<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Guarded {
+        if self.leaves_links_alone() {
+            return Guarded::default();
+        }
         let mut guarded = Guarded { repaired: mem::take(&mut self.repaired), failed: Vec::new() };
         self.guard_sockets(&mut guarded);
         self.guard_uplinks(&mut guarded);

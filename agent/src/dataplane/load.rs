@@ -12,7 +12,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
 };
-use bpf_maps::MillraceDir;
+use bpf_maps::{MillraceDir, Pin};
 use dataplane_common::{
     config::{Config, flag},
     maps::MapId,
@@ -55,6 +55,8 @@ pub(crate) struct LoadOptions {
     pub(crate) services: Services,
     /// Cookie of the network namespace of this host.
     pub(crate) host_netns: NonZeroU64,
+    /// Established flows that the maps hold: IPv4, IPv6.
+    pub(crate) established: [u32; 2],
 }
 
 impl LoadOptions {
@@ -77,7 +79,12 @@ impl LoadOptions {
         if self.cut_established {
             flags |= flag::CUT_ESTABLISHED;
         }
-        Config { host_netns: self.host_netns.get(), flags, ..Config::DEFAULT }
+        Config {
+            host_netns: self.host_netns.get(),
+            flags,
+            established_max: self.established,
+            ..Config::DEFAULT
+        }
     }
 }
 
@@ -90,7 +97,11 @@ pub(crate) fn object_hash() -> String {
 
 impl Programs {
     /// Loads every program. The maps must be open and checked: aya adopts a pinned map of any layout.
-    pub(crate) fn load(dir: &MillraceDir, options: LoadOptions) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        dir: &MillraceDir,
+        pin: impl Fn(MapId) -> Pin,
+        options: LoadOptions,
+    ) -> Result<Self, LoadError> {
         let constants = options.constants();
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS).override_global(
@@ -99,7 +110,7 @@ impl Programs {
             true,
         );
         for &id in MapId::ALL {
-            loader.map_pin_path(id.spec().name, dir.map_path(id));
+            loader.map_pin_path(id.spec().name, dir.pin_path(id, pin(id)));
         }
         let ebpf = loader.load(OBJECT).map_err(|error| LoadError::Object(Box::new(error)))?;
         let mut programs = Self(ebpf);

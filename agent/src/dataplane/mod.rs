@@ -5,12 +5,14 @@ mod dump;
 mod filter;
 mod gc;
 mod guard;
+mod handover;
 mod hook;
 mod load;
 mod lock;
 mod maps;
 mod preflight;
 mod remove;
+mod rollback;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -27,7 +29,7 @@ use agent_core::{
     observed::Observed,
     plan::Plan,
 };
-use bpf_maps::MillraceDir;
+use bpf_maps::{MillraceDir, Pin};
 use dataplane_common::{
     maps::MapId,
     route::{Prefix, slot},
@@ -35,7 +37,7 @@ use dataplane_common::{
 use ipnetwork::IpNetwork;
 use zerocopy::IntoBytes as _;
 
-pub(crate) use self::{apply::ApplyReport, guard::Guarded, remove::claim};
+pub(crate) use self::{apply::ApplyReport, guard::Guarded, maps::Sizes, remove::claim, rollback::rollback};
 pub use self::{
     attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
 };
@@ -44,7 +46,7 @@ use self::{
     gc::{Collector, Marker},
     hook::{LinkName, PodHook, UplinkHook},
     load::{LoadOptions, Programs},
-    maps::Maps,
+    maps::{Maps, Takeover},
 };
 use crate::{config::Config, health::Problems};
 
@@ -65,6 +67,8 @@ pub enum DataplaneError {
     Attach(#[from] AttachError),
     #[error("cannot tell the network namespace of this host")]
     Netns(#[source] io::Error),
+    #[error("cannot read the clock")]
+    Clock(#[source] io::Error),
     #[error("cannot start the thread that expires conntrack entries")]
     Collector(#[source] io::Error),
 }
@@ -79,10 +83,14 @@ pub struct Dataplane {
     observed: Observed,
     collector: Collector,
     options: LoadOptions,
+    /// Maps of another layout, which are in use until [`Self::take_over`].
+    takeover: Option<Takeover>,
     /// Interfaces that the program of uplinks belongs on.
     uplinks: Vec<(String, u32)>,
     /// What was put right on uplinks since the last look at all hooks.
     repaired: Vec<String>,
+    /// Addresses whose flows are to be deleted when they are carried over.
+    gone: Vec<IpAddr>,
     /// Interfaces with filters whose links are still to come, with their indexes.
     unlinked: VecDeque<(String, u32)>,
     /// Held as long as this agent owns the directory.
@@ -91,7 +99,8 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Takes over what an earlier agent left, or makes it: the maps are checked and created, the programs loaded
-    /// and put into every pinned link, the socket programs attached. No entry of a map changes.
+    /// and put into every pinned link, the socket programs attached. No entry of a map changes. Where maps have another
+    /// layout, the links are left alone until the whole cluster is in those of this agent.
     ///
     /// # Errors
     /// When something is missing; then nothing that runs in the kernel has changed.
@@ -100,13 +109,19 @@ impl Dataplane {
         let dir = MillraceDir::new(&config.bpffs);
         dir.create()?;
         let lock = lock::acquire(&dir)?;
-        let maps = Arc::new(Maps::open_or_create(&dir)?);
+        let (maps, takeover) = Maps::open_or_create(&dir, &config.sizes())?;
+        let maps = Arc::new(maps);
         let host_netns = netns::cookie().map_err(DataplaneError::Netns)?;
         let (cut_established, socket_lb) = (config.cut_established, !config.no_socket_lb);
-        let options = LoadOptions { cut_established, socket_lb, services, host_netns };
+        let established = [MapId::CT_EST_V4, MapId::CT_EST_V6].map(|id| maps.get(id).info().max_entries);
+        let options = LoadOptions { cut_established, socket_lb, services, host_netns, established };
         tracing::info!("loading the eBPF object sha256:{}", load::object_hash());
         let links = Links::new(dir.clone(), cgroup);
-        let programs = install(&dir, &links, options)?;
+        let pin = |id| takeover.as_ref().map_or(Pin::Current, |takeover| takeover.pin(id));
+        let mut programs = Programs::load(&dir, pin, options)?;
+        if !takeover.as_ref().is_some_and(Takeover::is_filling) {
+            install(&links, &mut programs, options)?;
+        }
         let costs = programs.verified_instructions();
         let costs: Vec<String> = costs.iter().map(|(name, count)| format!("{name} {count}")).collect();
         tracing::info!("verified instructions: {}", costs.join(", "));
@@ -124,9 +139,11 @@ impl Dataplane {
             observed,
             collector,
             options,
+            takeover,
             uplinks: Vec::new(),
             repaired: Vec::new(),
             unlinked: VecDeque::new(),
+            gone: Vec::new(),
             _lock: lock,
         })
     }
@@ -152,7 +169,9 @@ impl Dataplane {
         while let Some((_, linked)) = self.link_one() {
             linked?;
         }
-        self.programs = install(&self.dir, &self.links, options)?;
+        let mut programs = Programs::load(&self.dir, |_| Pin::Current, options)?;
+        install(&self.links, &mut programs, options)?;
+        self.programs = programs;
         self.options = options;
         Ok(())
     }
@@ -196,6 +215,10 @@ impl Dataplane {
     /// Attaches the program of uplinks to these interfaces, and to no others. An interface is known by name and index.
     pub(crate) fn attach_uplinks(&mut self, uplinks: Vec<(String, u32)>) -> Result<(), AttachError> {
         // It would put back silently what somebody has detached. What cannot be put back fails below once more.
+        if self.leaves_links_alone() {
+            self.uplinks = uplinks;
+            return Ok(());
+        }
         let mut guarded = Guarded::default();
         self.guard_uplinks(&mut guarded);
         self.repaired.append(&mut guarded.repaired);
@@ -207,6 +230,9 @@ impl Dataplane {
 
     /// Attaches the programs to an endpoint of the run before.
     pub(crate) fn restore(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
+        if self.leaves_links_alone() {
+            return Ok(());
+        }
         let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
         self.links.attach_pod(&mut self.programs, pod)
     }
@@ -241,13 +267,16 @@ impl Dataplane {
 
     /// Removes the links of an endpoint that is gone, and its flows.
     pub(crate) fn detach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
-        self.collector.removed(endpoint.ips.clone());
+        self.forget(endpoint.ips.clone());
         self.unlinked.retain(|(ifname, _)| *ifname != endpoint.host_ifname);
         self.links.detach_pod(&endpoint.host_ifname)
     }
 
-    /// Deletes the flows of endpoints that went while no agent ran.
-    pub(crate) fn forget(&self, addresses: Vec<IpAddr>) {
+    /// Deletes the flows of endpoints that are gone.
+    pub(crate) fn forget(&mut self, addresses: Vec<IpAddr>) {
+        if self.takeover.is_some() {
+            self.gone.extend(&addresses);
+        }
         if !addresses.is_empty() {
             self.collector.removed(addresses);
         }
@@ -260,7 +289,8 @@ impl Dataplane {
     pub fn endpoint_addresses(&self) -> Result<Vec<IpAddr>, bpf_maps::Error> {
         let mut addresses = Vec::new();
         for map in [MapId::ENDPOINTS_V4, MapId::ENDPOINTS_V6] {
-            let entries = self.maps.get(map).dump()?;
+            let in_use = self.takeover.as_ref().and_then(|takeover| takeover.former(map));
+            let entries = in_use.unwrap_or_else(|| self.maps.get(map)).dump()?;
             addresses.extend(entries.iter().filter_map(|(key, _)| entry::addr_from_bytes(key)));
         }
         Ok(addresses)
@@ -325,17 +355,15 @@ impl Dataplane {
     }
 }
 
-/// Loads the programs and puts them into every pinned link, and on the cgroup.
-fn install(dir: &MillraceDir, links: &Links, options: LoadOptions) -> Result<Programs, DataplaneError> {
-    let mut programs = Programs::load(dir, options)?;
-    let adopted = links.adopt(&programs, options.cgroup_hooks())?;
+/// Puts programs into every pinned link, and on the cgroup.
+fn install(links: &Links, programs: &mut Programs, options: LoadOptions) -> Result<(), DataplaneError> {
+    let adopted = links.adopt(programs, options.cgroup_hooks())?;
     tracing::info!(
         "replaced the programs of {} links, removed {} stale ones",
         adopted.updated,
         adopted.stale
     );
-    links.attach_cgroup(&mut programs, options.cgroup_hooks())?;
-    Ok(programs)
+    Ok(links.attach_cgroup(programs, options.cgroup_hooks())?)
 }
 
 /// Reads the maps back.

@@ -14,9 +14,9 @@ mod readiness;
 mod routes;
 mod services;
 mod status;
+mod takeover;
 
 use std::{
-    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -80,6 +80,7 @@ pub(crate) struct Reconciler {
     /// `--services`.
     services: Services,
     services_retry: Backoff,
+    takeover_retry: Backoff,
     state_dir: PathBuf,
     /// This node's object, as the uplinks were chosen by.
     own: Option<Node>,
@@ -123,6 +124,7 @@ impl Reconciler {
             cni_conf,
             services: config.services,
             services_retry: Backoff::default(),
+            takeover_retry: Backoff::default(),
             state_dir: config.state_dir.clone(),
             own: None,
             uplinks_chosen: false,
@@ -142,27 +144,18 @@ impl Reconciler {
         }
     }
 
-    /// Takes over an endpoint of the run before. Its entries stay as they are until every kind is in sync.
-    pub(crate) fn restore(&mut self, endpoint: Endpoint) {
-        if let Err(error) = self.dataplane.restore(&endpoint) {
-            self.problems.report(&subject(&endpoint), &chain(&error));
-        }
-        self.update(Update::Endpoint(Change::Apply(endpoint)));
-    }
-
-    /// Deletes the flows of endpoints that are in the maps and were not restored. Their entries go with the first
-    /// plan.
-    pub(crate) fn forget_others(&self, in_maps: &[IpAddr]) {
-        let lives = |addr: &IpAddr| self.state.endpoints().any(|endpoint| endpoint.ips.contains(addr));
-        self.dataplane.forget(in_maps.iter().copied().filter(|addr| !lives(addr)).collect());
-    }
-
     /// Runs until the other ends are gone.
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
             let release = self.release.map(|(due, _)| due);
-            let retries =
-                [self.backoff.due(), self.network.due(), self.services_retry.due(), self.links_due, release];
+            let retries = [
+                self.backoff.due(),
+                self.network.due(),
+                self.services_retry.due(),
+                self.takeover_retry.due(),
+                self.links_due,
+                release,
+            ];
             let files =
                 [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due), Some(self.firewall.due)];
             let due = retries.into_iter().chain(files).flatten().min();
@@ -301,6 +294,7 @@ impl Reconciler {
             self.tell_prefixes();
         }
         self.release_slots(now);
+        self.take_over_when_ready(now);
         self.catalog.write_if_due(&self.state, now, !self.askers.is_empty(), &self.problems);
         self.attachments.settle(&self.state, &mut self.dataplane, &self.problems);
     }

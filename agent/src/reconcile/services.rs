@@ -35,7 +35,11 @@ impl Reconciler {
     pub(super) fn follow_services(&mut self) {
         let wanted = self.own.as_ref().and_then(|node| node.services).unwrap_or(self.services);
         let is_due = self.services_retry.due().is_none_or(|due| due <= Instant::now());
-        if !self.was_synced || wanted == self.dataplane.services() || !is_due {
+        if !self.was_synced
+            || self.dataplane.is_taking_over()
+            || wanted == self.dataplane.services()
+            || !is_due
+        {
             return;
         }
         let switched = self.dataplane.leave_services_to(wanted);

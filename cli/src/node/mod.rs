@@ -15,9 +15,8 @@ use std::{
 
 use agent_core::entry::number_from_bytes;
 use anyhow::{Context as _, Result, anyhow, bail};
-use bpf_maps::{Map, MillraceDir};
+use bpf_maps::{Map, MillraceDir, Versions};
 use dataplane_common::{
-    ABI_VERSION,
     maps::MapId,
     net::{AddrV4, AddrV6, proto},
 };
@@ -42,28 +41,13 @@ impl Node {
                 dir.maps_dir().display()
             );
         }
-        let maps = MapId::ALL.iter().map(|&id| (id, Map::open_checked(&dir, id))).collect();
-        let node = Self { dir, maps };
-        match node.maps.get(&MapId::META) {
-            Some(Err(error)) if error.is_denied() => {
-                Err(anyhow!("{error}; run `millrace` as root with CAP_BPF"))
-            }
-            _ => {
-                node.check_version()?;
-                Ok(node)
-            }
-        }
-    }
-
-    fn check_version(&self) -> Result<()> {
-        match self.number(MapId::META).context("cannot tell the version of the maps")? {
-            ABI_VERSION => Ok(()),
-            found => bail!(
-                "the maps in {} are of ABI version {found}, this command reads version {ABI_VERSION}: use the \
-                 `millrace` of the agent that runs here",
-                self.dir.maps_dir().display()
-            ),
-        }
+        let versions = match Versions::read(&dir) {
+            Err(error) if error.is_denied() => bail!("{error}; run `millrace` as root with CAP_BPF"),
+            read => read.context("cannot tell the versions of the maps")?.unwrap_or_default(),
+        };
+        let open = |id| versions.check(id).and_then(|()| Map::open_checked(&dir, id));
+        let maps = MapId::ALL.iter().map(|&id| (id, open(id))).collect();
+        Ok(Self { dir, maps })
     }
 
     pub(crate) fn map(&self, id: MapId) -> Result<&Map> {
@@ -83,7 +67,7 @@ impl Node {
         entries.iter().map(read).collect()
     }
 
-    /// The number in the only slot of `META` or `POLICY_EPOCH`.
+    /// The number in the only slot of an array.
     pub(crate) fn number(&self, id: MapId) -> Result<u32> {
         let value = self.map(id)?.lookup(&0_u32.to_ne_bytes())?.unwrap_or_default();
         decoded(id, number_from_bytes(&value))

@@ -3,10 +3,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use agent_api::{Program, Status};
 use anyhow::Result;
-use dataplane_common::{
-    ABI_VERSION,
-    maps::{MapId, MapKind},
-};
+use dataplane_common::maps::{MapId, MapKind};
 use serde::Serialize;
 
 use super::Report;
@@ -25,6 +22,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub(crate) struct MapUse {
     name: &'static str,
+    version: u32,
     entries: u64,
     max_entries: u32,
 }
@@ -32,7 +30,6 @@ pub(crate) struct MapUse {
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusReport {
     agent: Agent,
-    abi_version: u32,
     policy_epoch: u32,
     programs: Vec<LoadedProgram>,
     maps: Vec<MapUse>,
@@ -63,7 +60,7 @@ impl StatusReport {
             }
         }
         let policy_epoch = node.number(MapId::POLICY_EPOCH).unwrap_or_default();
-        Ok(Self { agent, abi_version: ABI_VERSION, policy_epoch, programs, maps, problems, missing })
+        Ok(Self { agent, policy_epoch, programs, maps, problems, missing })
     }
 }
 
@@ -75,15 +72,19 @@ fn complete(programs: &mut [LoadedProgram], known: &[Program]) {
     }
 }
 
-/// `None` for the arrays of numbers, which are always full, and for what belongs to sockets, which nobody can count.
+/// `None` for `META`, which says what the others are, for the arrays of numbers, which are always full, and for what belongs to
+/// sockets, which nobody can count.
 fn map_use(node: &Node, id: MapId) -> Result<Option<MapUse>> {
     let spec = id.spec();
     let entries = match (id, spec.kind) {
         (MapId::BACKENDS_V4 | MapId::BACKENDS_V6, _) => service::used_slots(node, id)?,
-        (_, MapKind::Array | MapKind::PerCpuArray | MapKind::SkStorage) => return Ok(None),
+        (MapId::META, _) | (_, MapKind::Array | MapKind::PerCpuArray | MapKind::SkStorage) => {
+            return Ok(None);
+        }
         (_, MapKind::Hash | MapKind::LruHash | MapKind::LpmTrie) => node.map(id)?.count()? as u64,
     };
-    Ok(Some(MapUse { name: spec.name, entries, max_entries: spec.max_entries }))
+    let max_entries = node.map(id)?.info().max_entries;
+    Ok(Some(MapUse { name: spec.name, version: spec.version, entries, max_entries }))
 }
 
 impl Report for StatusReport {
@@ -95,8 +96,7 @@ impl Report for StatusReport {
             }
             Agent::Unclear { reason } => format!("agent:     gives no status: {reason}\n"),
         };
-        let _infallible =
-            writeln!(text, "maps:      ABI version {}, policy epoch {}", self.abi_version, self.policy_epoch);
+        let _infallible = writeln!(text, "maps:      policy epoch {}", self.policy_epoch);
         for problem in &self.problems {
             let _infallible = writeln!(text, "problem:   {problem}");
         }
@@ -167,7 +167,6 @@ mod tests {
     fn report(agent: Agent) -> StatusReport {
         StatusReport {
             agent,
-            abi_version: 1,
             policy_epoch: 4,
             programs: vec![LoadedProgram {
                 name: "from_pod".into(),
@@ -175,8 +174,8 @@ mod tests {
                 attached_to: vec!["mra".into(), "mrb".into()],
             }],
             maps: vec![
-                MapUse { name: "ENDPOINTS_V4", entries: 2, max_entries: 4_096 },
-                MapUse { name: "CT_EST_V4", entries: 262_144, max_entries: 524_288 },
+                MapUse { name: "ENDPOINTS_V4", version: 1, entries: 2, max_entries: 4_096 },
+                MapUse { name: "CT_EST_V4", version: 2, entries: 262_144, max_entries: 524_288 },
             ],
             problems: vec![],
             missing: vec![],
@@ -196,7 +195,7 @@ CT_EST_V4     262,144  524,288   50%
     fn a_dead_agent_is_said_so_and_the_maps_are_still_shown() {
         let expected = format!(
             "agent:     not running; the programs in the kernel go on without it\n\
-             maps:      ABI version 1, policy epoch 4\n\n{TABLES}"
+             maps:      policy epoch 4\n\n{TABLES}"
         );
         assert_eq!(report(Agent::NotRunning).text(), expected);
     }
@@ -232,7 +231,7 @@ CT_EST_V4     262,144  524,288   50%
              writes:    1,200 map entries written and 3 deleted since the start\n\
              latency:   change to maps 1.2 ms median, 3.0 ms p99, 12.3 ms largest\n\
              problem:   NetworkPolicy default/x: spec.ingress[0].from[0].ipBlock.cidr: not an address\n\
-             maps:      ABI version 1, policy epoch 4\n\n{TABLES}"
+             maps:      policy epoch 4\n\n{TABLES}"
         );
         assert_eq!(report(Agent::Running(Box::new(status))).text(), expected);
     }

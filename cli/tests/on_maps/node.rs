@@ -7,9 +7,8 @@ use std::{
 };
 
 use agent_core::entry::{Backend, Frontend, PolicyEntry, PortPrefix, addr_to_bytes, prefix_to_bytes};
-use bpf_maps::{Map, MillraceDir};
+use bpf_maps::{Map, MillraceDir, Versions};
 use dataplane_common::{
-    ABI_VERSION,
     endpoint::EndpointValue,
     maps::MapId,
     net::proto,
@@ -44,14 +43,15 @@ impl Node {
         Self { temporary, dir: MillraceDir::new(bpffs) }
     }
 
-    /// All maps, empty but for the version.
+    /// All maps, empty but for the versions.
     pub(crate) fn empty() -> Self {
         let node = Self::bare();
         node.dir.create().unwrap();
         for &id in MapId::ALL {
             Map::create(&id.spec()).unwrap().pin(&node.dir.map_path(id)).unwrap();
         }
-        node.write(MapId::META, &0_u32.to_ne_bytes(), &ABI_VERSION.to_ne_bytes());
+        let meta = Map::open_checked(&node.dir, MapId::META).unwrap();
+        meta.update_batch(&Versions::current().to_entries()).unwrap();
         node
     }
 

@@ -5,11 +5,8 @@ use std::{
     process::Command,
 };
 
-use bpf_maps::Map;
-use dataplane_common::{
-    ABI_VERSION,
-    maps::{MapId, MapSpec},
-};
+use bpf_maps::{Map, Versions};
+use dataplane_common::maps::{MapId, MapKind, MapSpec};
 
 use crate::node::{Node, Ran};
 
@@ -42,10 +39,34 @@ fn a_directory_that_is_no_bpffs_is_named_with_the_remedy() {
 
 #[test]
 fn maps_of_another_version_are_not_read() {
+    let node = Node::with_database();
+    let versions = Versions::current().to_entries();
+    let conntrack = versions.iter().find(|(name, _)| name.starts_with(b"CT_EST_V4")).unwrap();
+    node.write(MapId::META, &conntrack.0, &99_u32.to_ne_bytes());
+    let said = complaint(&node, &["conntrack", "list"]);
+    assert!(said.contains("CT_EST_V4 is of version 99") && said.contains("use the `millrace`"), "{said}");
+    // The others are read.
+    assert_eq!(node.run(&["why", "10.1.0.7 -> 10.1.0.9:5432"]).code, Some(0));
+}
+
+#[test]
+fn maps_of_an_agent_that_knew_no_versions_are_not_read() {
     let node = Node::empty();
-    node.write(MapId::META, &0_u32.to_ne_bytes(), &(ABI_VERSION + 1).to_ne_bytes());
-    let complaint = complaint(&node, &["status"]);
-    assert!(complaint.contains(&format!("are of ABI version {}", ABI_VERSION + 1)), "{complaint}");
+    let path = node.dir.map_path(MapId::META);
+    fs::remove_file(&path).unwrap();
+    let former = MapSpec {
+        kind: MapKind::Array,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        flags: 0,
+        ..MapId::META.spec()
+    };
+    let meta = Map::create(&former).unwrap();
+    meta.pin(&path).unwrap();
+    meta.update(&0_u32.to_ne_bytes(), &4_u32.to_ne_bytes()).unwrap();
+    let said = complaint(&node, &["status"]);
+    assert!(said.contains("are of ABI version 4"), "{said}");
 }
 
 #[test]
@@ -53,13 +74,13 @@ fn one_map_of_another_layout_does_not_hide_the_others() {
     let node = Node::with_database();
     let path = node.dir.map_path(MapId::CT_EST_V4);
     fs::remove_file(&path).unwrap();
-    let other = MapSpec { max_entries: 16, ..MapId::CT_EST_V4.spec() };
+    let other = MapSpec { value_size: 16, ..MapId::CT_EST_V4.spec() };
     Map::create(&other).unwrap().pin(&path).unwrap();
     let text = node.prints(&["status"]);
     assert!(text.contains("problem:   CT_EST_V4"), "{text}");
-    assert!(text.contains("has max_entries 16, this version expects"), "{text}");
+    assert!(text.contains("has value size 16, this version expects"), "{text}");
     assert!(text.contains("\nENDPOINTS_V4 "), "{text}");
-    assert!(complaint(&node, &["conntrack", "list"]).contains("max_entries 16"));
+    assert!(complaint(&node, &["conntrack", "list"]).contains("value size 16"));
     assert_eq!(node.run(&["why", "10.1.0.7 -> 10.1.0.9:5432"]).code, Some(0));
 }
 

@@ -7,7 +7,7 @@ use dataplane_common::{
     verdict::{DropReason, Hook, Verdict},
 };
 
-use super::{local_pod, observed, to_pod::enter, wait_for_first};
+use super::{come_again, local_pod, observed, to_pod::enter, wait_for_first};
 use crate::{
     config,
     family::{V4, V6},
@@ -92,8 +92,8 @@ fn to_local_pod<F: Parse>(
     if let Some(verdict) = wait_for_first::<F>(ctx, scratch, Hook::FromNetdev, ifindex, false, needs_ports)? {
         return Ok(verdict);
     }
-    if destination.may_be_tracked() {
-        enter::<F>(ctx, scratch, destination, false)?;
+    if destination.may_be_tracked() && !enter::<F>(ctx, scratch, destination, false, true)? {
+        return Ok(come_again(ctx));
     }
     forward::deliver_routed::<F>(ctx, &scratch.packet, destination)
 }

@@ -7,6 +7,7 @@ use dataplane_common::{
 };
 
 use super::{
+    come_again,
     known::{Flow, find_flow},
     local_pod, neighbour, observed,
     opening::{judge_and_open, to_service},
@@ -90,6 +91,7 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
             reject::answer::<F>(ctx, &scratch.packet, &source)?;
             return Ok(Verdict::Reject { ifindex: source.ifindex });
         }
+        Flow::Awaited => return Ok(come_again(ctx)),
         Flow::Dropped(reason) => return Err(reason),
     };
     if destination.is_present() && deliver_past_stack {

@@ -14,7 +14,7 @@ use crate::{
     global::global,
     packet::{self, Fragment, Kind, Parse},
     stage::{
-        conntrack::{self, Hit, change, direct, find},
+        conntrack::{self, Hit, carrying, change, direct, find},
         icmp_error, nat, policy,
     },
 };
@@ -29,6 +29,8 @@ pub(super) enum Flow {
     Translated,
     /// It goes to a service that has no backend, or no such port, or to a pod that is gone: its sender is told.
     Unanswered,
+    /// It has none, and may get one at any moment: it is to come once more.
+    Awaited,
     /// New, and a translated flow has its two ends: what is opened gets another source port.
     Beside,
     Dropped(DropReason),
@@ -44,6 +46,7 @@ impl Flow {
             Self::Translated => 2,
             Self::Unanswered => 3,
             Self::Beside => 4,
+            Self::Awaited => 5,
             Self::Dropped(reason) => DROPPED + reason as u32,
         }
     }
@@ -56,6 +59,7 @@ impl Flow {
             2 => Self::Translated,
             3 => Self::Unanswered,
             4 => Self::Beside,
+            5 => Self::Awaited,
             _ => Self::Dropped(DropReason::numbered(code - DROPPED).unwrap_or(DropReason::Truncated)),
         }
     }
@@ -78,6 +82,9 @@ pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr
 #[inline(always)]
 fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     let flow = Flow::of_code(found::<F>(scratch));
+    if matches!(flow, Flow::New) && carrying::may_come(&scratch.packet) {
+        return Flow::Awaited;
+    }
     if scratch.changes != 0 {
         conntrack::change::<F>(scratch);
     }

@@ -22,7 +22,7 @@ use crate::{
     family::Family,
     flow::{Allowed, Scratch},
     observe,
-    packet::{Fragment, Parse},
+    packet::{self, Fragment, Parse},
     stage::{
         fragment::{self, Order},
         policy,
@@ -77,6 +77,14 @@ fn wait_for_first<F: Parse>(
         Order::Held => Ok(Some(Verdict::Held)),
         Order::Dropped(reason) => Err(reason),
     }
+}
+
+/// Has a packet come through a hook on ingress once more.
+#[inline(always)]
+fn come_again(ctx: &TcContext) -> Verdict {
+    // A copy that finds no room is lost, as from any queue that is full.
+    let _sent = packet::fragment::send_again(ctx, false);
+    Verdict::Held
 }
 
 /// Judges `scratch.judged` by the sets of whichever of its ends are local pods. Where it is not known which end opened

@@ -120,7 +120,9 @@ pub(super) fn open_from_host<F: Parse>(scratch: &mut Scratch<F::Addr>) -> Result
 fn opened(code: u32) -> Result<(), DropReason> {
     match Flow::of_code(code) {
         Flow::Dropped(reason) => Err(reason),
-        Flow::New | Flow::Known | Flow::Translated | Flow::Unanswered | Flow::Beside => Ok(()),
+        Flow::New | Flow::Awaited | Flow::Known | Flow::Translated | Flow::Unanswered | Flow::Beside => {
+            Ok(())
+        }
     }
 }
 

@@ -52,23 +52,27 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
     if !destination.may_be_tracked() {
         return Ok(Verdict::Pass);
     }
-    enter::<F>(ctx, scratch, &destination, is_from_host)?;
+    // On egress nothing can come again later, so nothing waits for its flow.
+    let _all_go_on = enter::<F>(ctx, scratch, &destination, is_from_host, false)?;
     Ok(Verdict::Pass)
 }
 
-/// Conntrack → ingress policy → NAT for a packet to a pod whose flows may be tracked, whichever hook it came by.
+/// Conntrack → ingress policy → NAT for a packet to a pod whose flows may be tracked, whichever hook it came by. Whether it
+/// goes on: if it `may_wait`, its flow may be awaited.
 #[inline(always)]
 pub(super) fn enter<F: Parse>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     destination: &EndpointValue,
     from_host: bool,
-) -> Result<(), DropReason> {
+    may_wait: bool,
+) -> Result<bool, DropReason> {
     match find_flow::<F>(ctx, scratch) {
-        Flow::New => {}
+        Flow::Awaited if may_wait => return Ok(false),
+        Flow::New | Flow::Awaited => {}
         Flow::Dropped(reason) => return Err(reason),
         Flow::Beside => return Err(DropReason::NatPortsExhausted),
-        Flow::Known | Flow::Translated | Flow::Unanswered => return Ok(()),
+        Flow::Known | Flow::Translated | Flow::Unanswered => return Ok(true),
     }
     if destination.is_isolated() {
         if from_host {
@@ -77,5 +81,5 @@ pub(super) fn enter<F: Parse>(
             judge_and_open::<F>(scratch, 0, destination.ingress_set, false)?;
         }
     }
-    Ok(())
+    Ok(true)
 }

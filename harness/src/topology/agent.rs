@@ -44,6 +44,8 @@ pub struct AgentOptions {
     /// An API server in place of manifests.
     pub kubeconfig: Option<PathBuf>,
     pub uplink: &'static str,
+    /// The agent of another release.
+    pub agent: Option<PathBuf>,
     /// Options after the usual ones.
     pub arguments: Vec<String>,
     /// What the agent is allowed, by number (capabilities(7)).
@@ -58,6 +60,7 @@ impl Default for AgentOptions {
             manifests: None,
             kubeconfig: None,
             uplink: UPLINK,
+            agent: None,
             arguments: Vec::new(),
             capabilities: CAPABILITIES,
         }
@@ -95,6 +98,14 @@ impl Node {
         Ok(())
     }
 
+    /// Starts the agent with a command that lets it do something else than to run, on this node's maps.
+    pub fn spawn_agent_command(&self, command: &str) -> Result<Process> {
+        let mut agent = Command::new(binary("millrace-agent")?);
+        agent.arg("--bpffs").arg(self.bpffs()).arg(command);
+        self.log_output_of(&mut agent)?;
+        Process::spawn(agent, self.host_place())
+    }
+
     /// Starts an agent that is expected to end, and waits for that.
     pub fn run_agent(&self, options: &AgentOptions) -> Result<Ended> {
         let before = self.log().len();
@@ -104,7 +115,11 @@ impl Node {
     }
 
     fn spawn(&self, options: &AgentOptions) -> Result<Process> {
-        let mut command = Command::new(binary("millrace-agent")?);
+        let agent = match &options.agent {
+            Some(agent) => agent.clone(),
+            None => binary("millrace-agent")?,
+        };
+        let mut command = Command::new(agent);
         let (source, path) = match &options.kubeconfig {
             Some(kubeconfig) => ("--kubeconfig", kubeconfig.clone()),
             None => ("--manifests", options.manifests.clone().unwrap_or_else(|| self.manifests())),
@@ -122,6 +137,12 @@ impl Node {
             .arg("--cgroup-root")
             .arg(options.cgroup_root.as_deref().unwrap_or(self.cgroup()))
             .args(&options.arguments);
+        self.log_output_of(&mut command)?;
+        Process::spawn(command, Place { capabilities: Some(options.capabilities), ..self.host_place() })
+    }
+
+    /// Has a process write to the agent's log.
+    fn log_output_of(&self, command: &mut Command) -> Result<()> {
         let path = self.log_path();
         let log = OpenOptions::new()
             .create(true)
@@ -130,7 +151,7 @@ impl Node {
             .with_context(|| format!("open {}", path.display()))?;
         let errors = log.try_clone().context("duplicate the log")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        Process::spawn(command, Place { capabilities: Some(options.capabilities), ..self.host_place() })
+        Ok(())
     }
 
     /// Waits until the agent has read all manifests and programmed them.

@@ -15,6 +15,7 @@ mod hooks;
 mod host_firewall;
 mod host_rules;
 mod install;
+mod layouts;
 mod manifests;
 mod mtu;
 mod names;

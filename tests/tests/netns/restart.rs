@@ -1,114 +1,17 @@
 //! An agent that dies, stops and comes back: traffic does not notice, and nothing that is right is written again.
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use harness::{
-    cluster::{PodSpec, Protocol, ServiceSpec},
     kernel,
-    probe::{
-        client::Probe,
-        wire::{LoadPlan, LoadReport, Target, Transport},
-    },
-    topology::{Node, Pod, Topology},
+    probe::wire::{Target, Transport},
+    stage::{PORT, Stage},
+    topology::Node,
 };
-use serde_json::json;
 
-use crate::expect::{TRANSPORTS, becomes_answered, is_answered_by, is_silent, target};
+use crate::expect::{becomes_answered, is_answered_by, is_silent, target};
 
 const KILLS: usize = 50;
-const PORT: u16 = 80;
-
-/// Servers on both nodes behind a Service, a server that admits nobody, and clients on both nodes.
-struct Stage {
-    topology: Topology,
-    clients: Vec<Arc<Pod>>,
-    servers: Vec<Arc<Pod>>,
-    locked: Arc<Pod>,
-    frontends: [SocketAddr; 2],
-}
-
-impl Stage {
-    fn build() -> Result<Self> {
-        let topology = Topology::start()?;
-        let pod = |name: &str, app: &str, node| -> Result<Arc<Pod>> {
-            let pod = topology.add_pod(PodSpec::new("default", name).label("app", app).on(node))?;
-            for transport in TRANSPORTS {
-                pod.probe().listen(transport, PORT)?;
-            }
-            Ok(pod)
-        };
-        let servers = vec![pod("server-0", "server", 0)?, pod("server-1", "server", 1)?];
-        let clients = vec![pod("client-0", "client", 0)?, pod("client-1", "client", 1)?];
-        let locked = pod("locked", "locked", 0)?;
-        let service = ServiceSpec::new("default", "server").select("app", "server");
-        let service = service.port(Protocol::Tcp, PORT, PORT).port(Protocol::Udp, PORT, PORT);
-        let ips = topology.control_plane.apply_service(&service)?;
-        for (name, spec) in [
-            (
-                "locked",
-                json!({ "podSelector": { "matchLabels": { "app": "locked" } }, "policyTypes": ["Ingress"] }),
-            ),
-            (
-                // The servers are policed, so that their flows are tracked.
-                "server",
-                json!({
-                    "podSelector": { "matchLabels": { "app": "server" } },
-                    "policyTypes": ["Ingress"],
-                    "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] }],
-                }),
-            ),
-        ] {
-            topology.control_plane.apply(&json!({
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": { "namespace": "default", "name": name },
-                "spec": spec,
-            }))?;
-        }
-        topology.settle()?;
-        let frontends = ips.both().map(|ip| SocketAddr::new(ip, PORT));
-        Ok(Self { topology, clients, servers, locked, frontends })
-    }
-
-    /// Old and new connections by every way, and one that is forbidden.
-    fn begin_load(&self) -> Result<()> {
-        for client in self.probes() {
-            let pods = self.servers.iter().flat_map(|server| server.at(PORT));
-            let mut allowed: Vec<Target> = Vec::new();
-            for transport in TRANSPORTS {
-                allowed.extend(
-                    self.frontends.iter().copied().chain(pods.clone()).map(|to| target(transport, to)),
-                );
-            }
-            // A host of another node or this one: the service, but not the policed pods of others.
-            client.start_load(&LoadPlan {
-                long_lived: allowed.clone(),
-                fresh: allowed,
-                forbidden: self
-                    .locked
-                    .at(PORT)
-                    .into_iter()
-                    .flat_map(|to| [Target::tcp(to), Target::udp(to)])
-                    .collect(),
-                interval: Duration::from_millis(20),
-                timeout: Duration::from_secs(2),
-            })?;
-        }
-        Ok(())
-    }
-
-    fn end_load(&self) -> Result<LoadReport> {
-        let mut total = LoadReport::default();
-        for client in self.probes() {
-            total.add(&client.stop_load()?);
-        }
-        Ok(total)
-    }
-
-    fn probes(&self) -> impl Iterator<Item = &Probe> {
-        self.clients.iter().map(|client| client.probe())
-    }
-}
 
 #[test]
 fn fifty_killed_agents_lose_no_request_reset_no_connection_and_let_nothing_forbidden_pass() -> Result<()> {

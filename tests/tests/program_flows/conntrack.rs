@@ -7,7 +7,9 @@ use harness::{
     program::{NO_HOST, Verdict},
 };
 
-use crate::{CLASS, INTO_A, INTO_B, RULE, SET_B, in_both_families, syn, tcp};
+use crate::{
+    CLASS, INTO_A, INTO_B, RULE, SET_B, fragments::up, from_netdev, in_both_families, syn, tcp, udp,
+};
 
 #[test]
 fn a_flow_is_established_by_its_third_packet_and_leaves_when_it_ends() -> Result<()> {
@@ -166,6 +168,37 @@ fn a_syn_over_a_closed_flow_opens_a_new_one_and_chooses_again() -> Result<()> {
         );
         world.b_sends(world.a, tcp(8080, 4000, flag::RST))?;
         assert_eq!(world.a_sends(world.vip, syn(4000, 80))?.verdict, Verdict::Forward);
+        Ok(())
+    })
+}
+
+#[test]
+fn while_flows_are_carried_over_what_has_none_waits_and_what_opens_one_does_not() -> Result<()> {
+    in_both_families(NO_HOST, |world| {
+        up()?;
+        world.isolate(0, 0, SET_B, 0)?;
+        world.programs.class(world.a, CLASS)?;
+        world.programs.allow(SET_B, CLASS, TCP, 80, RULE)?;
+        let carrying = world.programs.map(MapId::CARRYING_OVER);
+        let until = |time: u64| carrying.update(&0_u32.to_ne_bytes(), &time.to_ne_bytes());
+        until(u64::MAX)?;
+        let answer = || world.b_sends(world.a, tcp(80, 4000, flag::SYN | flag::ACK));
+        assert_eq!(answer()?.verdict, Verdict::Held);
+        assert_eq!(world.a_sends(world.b, udp(4000, 80))?.verdict, Verdict::Held);
+        assert_eq!(world.flows()?, (0, 0));
+        // As if it had been carried over.
+        assert_eq!(world.a_sends(world.b, syn(4000, 80))?.verdict, INTO_B);
+        assert_eq!(answer()?.verdict, INTO_A);
+        // What comes from another node waits at the uplink.
+        let from_afar = from_netdev::packet(world.remote, world.b, udp(4000, 80));
+        assert_eq!(from_netdev::arrives(world, &from_afar)?.verdict, Verdict::Held);
+        // An agent that died leaves a time that passes.
+        until(1)?;
+        assert_eq!(world.a_sends(world.b, udp(4000, 80))?.verdict, Verdict::Drop(DropReason::PolicyIngress));
+        assert_eq!(
+            world.b_sends(world.a, tcp(81, 4000, flag::ACK))?.verdict,
+            Verdict::Drop(DropReason::MidStream)
+        );
         Ok(())
     })
 }

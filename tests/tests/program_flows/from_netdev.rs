@@ -18,11 +18,11 @@ use crate::{CLASS, INTO_A, RULE, SET_A, World, ends, in_both_families, syn, tcp,
 const UPLINK: u8 = 2;
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 
-fn packet(from: IpAddr, to: IpAddr, transport: Transport) -> Packet {
+pub(crate) fn packet(from: IpAddr, to: IpAddr, transport: Transport) -> Packet {
     Packet::new(from, to, transport).between(ROUTER_MAC, interface_mac(UPLINK))
 }
 
-fn arrives(world: &World, packet: &Packet) -> Result<Run> {
+pub(crate) fn arrives(world: &World, packet: &Packet) -> Result<Run> {
     world.programs.from_netdev(world.interfaces[usize::from(UPLINK)], packet)
 }
 

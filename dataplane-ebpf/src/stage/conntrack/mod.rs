@@ -1,4 +1,5 @@
 //! Finds, refreshes and remembers flows. The design stands in `dataplane_common::conntrack`.
+pub(crate) mod carrying;
 pub(crate) mod direct;
 mod open;
 mod share;

@@ -1,13 +1,10 @@
 //! The share of each pod in the map of established flows. When two CPUs count for one pod at the same instant, one of them
 //! is lost: the agent counts the entries themselves once a sweep, and writes what it found.
 use aya_ebpf::bindings::BPF_NOEXIST;
-use dataplane_common::{
-    conntrack::{CtShare, half},
-    maps::CT_EST_MAX,
-};
+use dataplane_common::conntrack::{CtShare, half};
 
 use super::change;
-use crate::{family::Family, flow::Scratch, maps::CT_SHARES};
+use crate::{config, family::Family, flow::Scratch, maps::CT_SHARES};
 
 const ALL: u32 = CtShare::ALL;
 
@@ -37,7 +34,7 @@ fn interface<F: Family>(addr: &F::Addr) -> u32 {
 /// Whether one more entry of a pod may become established: a pod may have as many as are free for the others.
 #[inline(always)]
 pub(super) fn has_room<F: Family>(payer: u32) -> bool {
-    let free = CT_EST_MAX.saturating_sub(established::<F>(ALL));
+    let free = config::established_max(F::IS_V6).saturating_sub(established::<F>(ALL));
     payer == ALL || established::<F>(payer) < free
 }
 
