@@ -96,7 +96,7 @@ pub struct Config {
     #[arg(default_value_t = Services::Millrace)]
     pub services: Services,
 
-    /// Translate services only in the packets of pods, not as sockets connect; host processes then reach none
+    /// Translate services only in packets, not as sockets connect; those of host processes on the uplink that they leave by
     #[arg(long, env = "MILLRACE_NO_SOCKET_LB", help_heading = BEHAVIOUR, hide_env_values = true)]
     pub no_socket_lb: bool,
 

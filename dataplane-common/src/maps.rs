@@ -8,7 +8,7 @@ use crate::{
     fragment::{EarlyFragment, EarlyKey, EarlyRing, FragmentKeyV4, FragmentKeyV6, FragmentValue},
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
-    route::{Prefix, Rejections, RouteValue},
+    route::{HostPath, Prefix, Rejections, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
     socket::{Pin, SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6, UdpPins},
     verdict::{COUNTERS_PER_HOOK, Hook},
@@ -137,6 +137,11 @@ macro_rules! for_each_map {
                 Prefixes 1: Carried, [4, PREALLOC] {
                     PREFIXES: Array<u32, Prefix>,
                 }
+                /// The way of what processes of the host send to services, in slots 0 (IPv4) and 1 (IPv6). Written by the agent, read by
+                /// `stage::forward` and the cgroup programs.
+                HostPaths 1: Carried, [2, PREALLOC] {
+                    HOST_PATHS: Array<u32, HostPath>,
+                }
                 /// Half-open and closing flows. Written by `stage::conntrack`, pruned by the agent.
                 NewFlows 2: Carried, [CT_NEW_MAX, PREALLOC] {
                     CT_NEW_V4: LruHash<CtKeyV4, CtEntryV4>,
@@ -155,6 +160,10 @@ macro_rules! for_each_map {
                 /// `conntrack`.
                 DirectFlows 1: Carried, [1, PREALLOC] {
                     CT_DIRECT: Array<u32, u64>,
+                }
+                /// Jiffies at which a process of the host last used a flow to a service; 0: none did. Written and read by `conntrack`.
+                HostFlows 1: Carried, [1, PREALLOC] {
+                    CT_HOST: Array<u32, u64>,
                 }
                 /// Until when flows are carried over from maps of another layout, in nanoseconds of the kernel's monotonic clock. Written
                 /// by the agent, read by `conntrack`.

@@ -1,4 +1,5 @@
 //! What becomes of packets to what is no pod of this node.
+use crate::net::MacAddr;
 
 abi! {
     /// Value of `ROUTES_V4` and `ROUTES_V6`; the key is a pod CIDR, or the address of a service. What follows `kind` has
@@ -24,6 +25,23 @@ abi! {
         /// 0: it holds nothing.
         pub is_set: u32,
     }
+}
+
+abi! {
+    /// Value of `HOST_PATHS`: how packets to services that processes of the host send leave it, and how the answers come.
+    pub struct HostPath = 12 {
+        /// The uplink; 0: packets to services leave by no interface that has the programs of uplinks.
+        pub ifindex: u32,
+        /// Its link-layer address.
+        pub mac: MacAddr,
+        /// 1: sockets that may need it are left to this path.
+        pub takes_sockets: u16,
+    }
+}
+
+impl HostPath {
+    /// There is none.
+    pub const NONE: Self = Self { ifindex: 0, mac: [0; 6], takes_sockets: 0 };
 }
 
 abi! {

@@ -6,6 +6,11 @@
 pub enum Verdict {
     /// Hand the packet to the host's stack.
     Pass,
+    /// The same, as if the packet had come in by this uplink.
+    PassInward {
+        /// The uplink.
+        ifindex: u32,
+    },
     /// Drop it and count why.
     Drop(DropReason),
     /// Move it into the pod behind this local interface.
@@ -48,11 +53,13 @@ pub enum Hook {
     Connect = 2,
     Sendmsg = 3,
     FromNetdev = 4,
+    ToNetdev = 5,
 }
 
 impl Hook {
-    pub const COUNT: u32 = 5;
-    pub const ALL: [Self; 5] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::Connect, Self::Sendmsg];
+    pub const COUNT: u32 = 6;
+    pub const ALL: [Self; 6] =
+        [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev, Self::Connect, Self::Sendmsg];
 
     /// The name in output and metrics.
     #[must_use]
@@ -63,6 +70,7 @@ impl Hook {
             Self::Connect => "connect",
             Self::Sendmsg => "sendmsg",
             Self::FromNetdev => "from-netdev",
+            Self::ToNetdev => "to-netdev",
         }
     }
 }

@@ -17,7 +17,7 @@ mod socket;
 mod stage;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{BPF_F_INGRESS, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::{
         bpf_jiffies64,
         generated::{bpf_redirect, bpf_redirect_peer},
@@ -52,6 +52,15 @@ fn to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 fn from_netdev(ctx: TcContext) -> i32 {
     tc_action(Hook::FromNetdev, pipeline::from_netdev(&ctx))
+}
+
+/// tcx egress of each uplink: what leaves this host. Most of it comes from elsewhere, and pays for one load and one branch.
+#[classifier]
+fn to_netdev(ctx: TcContext) -> i32 {
+    if pipeline::is_forwarded(&ctx) {
+        return TC_ACT_UNSPEC;
+    }
+    tc_action(Hook::ToNetdev, pipeline::to_netdev(&ctx))
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -138,11 +147,16 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
         Ok(Verdict::Pass) => {
             observe::count(hook, Outcome::Passed);
             // An uplink may have programs of others, which see what is not ours.
-            if matches!(hook, Hook::FromNetdev) { TC_ACT_UNSPEC } else { TC_ACT_OK }
+            if matches!(hook, Hook::FromNetdev | Hook::ToNetdev) { TC_ACT_UNSPEC } else { TC_ACT_OK }
+        }
+        Ok(Verdict::PassInward { ifindex }) => {
+            observe::count(hook, Outcome::Passed);
+            redirect(ifindex, BPF_F_INGRESS.into())
         }
         Ok(Verdict::Deliver { ifindex }) => {
             observe::count(hook, Outcome::Delivered);
-            redirect_peer(ifindex)
+            // The kernel moves to the peer only what comes in.
+            if matches!(hook, Hook::ToNetdev) { redirect(ifindex, 0) } else { redirect_peer(ifindex) }
         }
         Ok(Verdict::Reject { ifindex }) => {
             observe::count(hook, Outcome::Rejected);
@@ -150,7 +164,8 @@ fn tc_action(hook: Hook, verdict: Result<Verdict, DropReason>) -> i32 {
         }
         Ok(Verdict::TurnBack { ifindex }) => {
             observe::count(hook, Outcome::Rejected);
-            redirect(ifindex)
+            // What this host has sent comes back to it.
+            redirect(ifindex, if matches!(hook, Hook::ToNetdev) { BPF_F_INGRESS.into() } else { 0 })
         }
         Ok(Verdict::Answer { ifindex }) => {
             observe::count(hook, Outcome::Answered);
@@ -185,9 +200,9 @@ fn redirect_peer(ifindex: u32) -> i32 {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the helper returns a tc action")]
-fn redirect(ifindex: u32) -> i32 {
+fn redirect(ifindex: u32, flags: u64) -> i32 {
     // SAFETY: the helper only reads its scalar arguments.
-    unsafe { bpf_redirect(ifindex, 0) as i32 }
+    unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
 #[cfg(not(test))]

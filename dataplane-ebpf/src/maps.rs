@@ -13,7 +13,7 @@ use dataplane_common::{
     maps::{MapId, MapName},
     net::{AddrV4, AddrV6},
     policy::{DeniedFlowKey, DeniedFlowValue, PolicyKey, PolicyValue},
-    route::{Prefix, Rejections, RouteValue},
+    route::{HostPath, Prefix, Rejections, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue},
     socket::{self, PINS, Pin, SocketKeyV4, SocketKeyV6, SocketValueV4, SocketValueV6},
 };

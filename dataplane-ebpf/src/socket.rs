@@ -2,7 +2,8 @@
 //! needs translation. The verdicts are those of `stage::service`, which is the reference.
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    bindings::bpf_sock,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_set_retval},
     programs::SockAddrContext,
 };
 use dataplane_common::{
@@ -14,7 +15,7 @@ use dataplane_common::{
 use crate::{
     config,
     family::{Family, V4, V6},
-    maps::NETNS,
+    maps::{HOST_PATHS, NETNS},
     observe,
     pins::{self, End},
     stage::service::{self, Choice},
@@ -33,6 +34,8 @@ pub(crate) trait View {
 
     fn read(ctx: &SockAddrContext) -> Addr<Self>;
     fn write(ctx: &SockAddrContext, addr: &Addr<Self>);
+    /// What the socket is connected to.
+    fn peer(ctx: &SockAddrContext) -> (Addr<Self>, Be16);
 }
 
 type Addr<V> = <<V as View>::Family as Family>::Addr;
@@ -50,6 +53,12 @@ impl View for V4 {
     fn write(ctx: &SockAddrContext, addr: &AddrV4) {
         // SAFETY: writes a field of the context.
         unsafe { (*ctx.sock_addr).user_ip4 = addr.0 }
+    }
+
+    #[inline(always)]
+    fn peer(ctx: &SockAddrContext) -> (AddrV4, Be16) {
+        // SAFETY: the context holds a socket, and the verifier checks the access to it.
+        unsafe { (AddrV4((*socket(ctx)).dst_ip4), Be16::from_raw((*socket(ctx)).dst_port)) }
     }
 }
 
@@ -69,6 +78,16 @@ impl View for V6 {
         set_word_v6(ctx, 2, c);
         set_word_v6(ctx, 3, d);
     }
+
+    #[inline(always)]
+    fn peer(ctx: &SockAddrContext) -> (AddrV6, Be16) {
+        // SAFETY: as for IPv4; single words only, with constant indexes below 4.
+        let word =
+            |index| unsafe { (&raw const (*socket(ctx)).dst_ip6).cast::<u32>().add(index).read_volatile() };
+        // SAFETY: as for IPv4.
+        let port = Be16::from_raw(unsafe { (*socket(ctx)).dst_port });
+        (AddrV6([word(0), word(1), word(2), word(3)]), port)
+    }
 }
 
 /// IPv4 as an IPv6 socket shows it, `::ffff:a.b.c.d`: the packets are IPv4, so the maps of IPv4 say what they are.
@@ -86,6 +105,11 @@ impl View for Mapped {
     fn write(ctx: &SockAddrContext, addr: &AddrV4) {
         // The prefix stays.
         set_word_v6(ctx, 3, addr.0);
+    }
+
+    #[inline(always)]
+    fn peer(ctx: &SockAddrContext) -> (AddrV4, Be16) {
+        V4::peer(ctx)
     }
 }
 
@@ -156,11 +180,18 @@ fn owner(ctx: &SockAddrContext) -> Owner {
     if unsafe { NETNS.get(netns) }.is_some() { Owner::Pod } else { Owner::Stranger }
 }
 
+/// The socket of a hook, for the verifier to check what is read of it.
+#[inline(always)]
+fn socket(ctx: &SockAddrContext) -> *const bpf_sock {
+    // SAFETY: reads a field of the context.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }
+}
+
 /// Whether the application has chosen the port that a TCP socket connects from.
 #[inline(always)]
 fn is_bound(ctx: &SockAddrContext) -> bool {
     // SAFETY: the context holds a socket, and the verifier checks the access to it.
-    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_port != 0 }
+    unsafe { (*socket(ctx)).src_port != 0 }
 }
 
 /// Whether the sockets of a pod are left to the packet path.
@@ -171,13 +202,44 @@ fn is_for_packets(ctx: &SockAddrContext, proto: u8) -> bool {
     proto == proto::UDP || is_bound(ctx)
 }
 
+/// Whether a socket of the host is left to the packet path: it is bound to a port that it may share, so that two such
+/// sockets may meet at one backend; and what it sends leaves by an uplink, where packets are translated.
+#[inline(always)]
+fn is_for_uplink<V: View>(ctx: &SockAddrContext) -> bool {
+    is_bound(ctx)
+        && !config::beside_kube_proxy()
+        && HOST_PATHS.get(u32::from(V::Family::IS_V6)).is_some_and(|path| path.takes_sockets != 0)
+        && (has_option(ctx, SO_REUSEADDR) || has_option(ctx, SO_REUSEPORT))
+}
+
+const SOL_SOCKET: i32 = 1;
+const SO_REUSEADDR: i32 = 2;
+const SO_REUSEPORT: i32 = 15;
+
+/// Whether a socket has an option. Where a kernel does not say (older ones know few options), it counts as one that has.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the size of a number")]
+fn has_option(ctx: &SockAddrContext, option: i32) -> bool {
+    const LEN: i32 = size_of::<i32>() as i32;
+    let mut value = 0;
+    let into = (&raw mut value).cast();
+    // SAFETY: the helper reads the socket behind the context and writes `value`.
+    unsafe { bpf_getsockopt(ctx.as_ptr(), SOL_SOCKET, option, into, LEN) != 0 || value != 0 }
+}
+
+/// Whether a connected socket names the address that it is connected to: each `send` of an IPv6 one to an IPv4 address does.
+#[inline(always)]
+fn is_peer<V: View>(ctx: &SockAddrContext, addr: &Addr<V>, port: Be16) -> bool {
+    is_connected(ctx) && V::peer(ctx) == (*addr, port)
+}
+
 /// Whether a UDP socket is connected.
 #[inline(always)]
 fn is_connected(ctx: &SockAddrContext) -> bool {
     /// `TCP_ESTABLISHED`, which UDP sockets use, too.
     const ESTABLISHED: u32 = 1;
     // SAFETY: the context holds a socket, and the verifier checks the access to it.
-    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).state == ESTABLISHED }
+    unsafe { (*socket(ctx)).state == ESTABLISHED }
 }
 
 #[inline(always)]
@@ -222,6 +284,13 @@ fn translate<V: View>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         return if is_refused { refuse(hook) } else { ALLOW };
     };
     match owner(ctx) {
+        Owner::Host if hook == Hook::Sendmsg && is_peer::<V>(ctx, &addr, port) => return ALLOW,
+        Owner::Host if hook == Hook::Connect && is_for_uplink::<V>(ctx) => {
+            if proto == proto::UDP {
+                pins::disconnected(cookie(ctx));
+            }
+            return ALLOW;
+        }
         Owner::Host => {}
         Owner::Pod if !is_for_packets(ctx, proto) => {}
         Owner::Pod | Owner::Stranger => return ALLOW,

@@ -96,7 +96,7 @@ impl Links {
         for name in self.dir.link_names()? {
             let program = match LinkName::parse(&name) {
                 LinkName::Pod { hook, .. } => hook.program(),
-                LinkName::Uplink { .. } => UplinkHook::PROGRAM,
+                LinkName::Uplink { hook, .. } => hook.program(),
                 LinkName::Cgroup(hook) if cgroup.contains(&hook) => hook.program(),
                 LinkName::Cgroup(_) | LinkName::Unknown => {
                     tracing::info!("detaching {name}: it is not used any more");
@@ -154,34 +154,34 @@ impl Links {
         self.attach_pod(programs, pod).map(|()| false)
     }
 
-    /// Attaches the program to each uplink, or updates it where it is, and detaches it from every other interface.
+    /// Attaches the programs to each uplink, or updates them where they are, and detaches them from every other interface.
     pub(crate) fn attach_uplinks(
         &self,
         programs: &mut Programs,
         uplinks: &[Interface<'_>],
     ) -> Result<(), AttachError> {
         for uplink in uplinks {
-            self.attach_uplink(programs, *uplink)?;
+            UplinkHook::ALL.into_iter().try_for_each(|hook| self.attach_uplink(programs, *uplink, hook))?;
         }
         for name in self.dir.link_names()? {
-            if let LinkName::Uplink { ifname } = LinkName::parse(&name)
+            if let LinkName::Uplink { ifname, hook } = LinkName::parse(&name)
                 && !uplinks.iter().any(|uplink| uplink.ifname == ifname)
             {
-                tracing::info!("detaching {} from {ifname}: it is no uplink any more", UplinkHook::PROGRAM);
+                tracing::info!("detaching {} from {ifname}: it is no uplink any more", hook.program());
                 self.remove(&name)?;
             }
         }
         Ok(())
     }
 
-    /// Attaches the program to one uplink, or updates it where it is.
+    /// Attaches one program to one uplink, or updates it where it is.
     pub(super) fn attach_uplink(
         &self,
         programs: &mut Programs,
         uplink: Interface<'_>,
+        hook: UplinkHook,
     ) -> Result<(), AttachError> {
-        let name = UplinkHook::link_name(uplink.ifname);
-        self.attach_tcx(programs, uplink, UplinkHook::PROGRAM, TcAttachType::Ingress, &name)
+        self.attach_tcx(programs, uplink, hook.program(), hook.direction(), &hook.link_name(uplink.ifname))
     }
 
     /// Removes a pod's links. They may be gone already, with their interface.

@@ -88,17 +88,21 @@ impl Dataplane {
     }
 
     pub(super) fn guard_uplinks(&mut self, guarded: &mut Guarded) {
-        for (ifname, ifindex) in &self.uplinks {
+        let hooks = self
+            .uplinks
+            .iter()
+            .flat_map(|uplink| UplinkHook::ALL.into_iter().map(move |hook| (uplink, hook)));
+        for ((ifname, ifindex), hook) in hooks {
             let uplink = Interface { ifname, ifindex: *ifindex };
-            let at = format!("uplink: {} on {ifname}", UplinkHook::PROGRAM);
-            match Links::place(&self.programs, uplink, UplinkHook::PROGRAM, UplinkHook::TCX) {
+            let at = format!("uplink: {} on {ifname}", hook.program());
+            match Links::place(&self.programs, uplink, hook.program(), hook.tcx()) {
                 Ok(Place::First | Place::NoInterface) => {}
                 Ok(Place::Missing) => {
-                    let repair = self.links.attach_uplink(&mut self.programs, uplink);
+                    let repair = self.links.attach_uplink(&mut self.programs, uplink, hook);
                     guarded.note(&format!("{at} was detached"), repair);
                 }
                 Ok(Place::Behind) => {
-                    let repair = self.links.put_uplink_first(&mut self.programs, uplink);
+                    let repair = self.links.put_uplink_first(&mut self.programs, uplink, hook);
                     guarded.note(&format!("{at} was behind the program of another owner"), repair);
                 }
                 Err(error) => guarded.note(&at, Err(error)),
@@ -158,9 +162,14 @@ impl Links {
 
     /// Makes the program of an uplink come first again. Without it packets go through the host's stack, and are judged
     /// where they enter a pod: nothing needs to guard the moment between the links.
-    fn put_uplink_first(&self, programs: &mut Programs, uplink: Interface<'_>) -> Result<(), AttachError> {
-        self.end_link(&UplinkHook::link_name(uplink.ifname))?;
-        self.attach_uplink(programs, uplink)
+    fn put_uplink_first(
+        &self,
+        programs: &mut Programs,
+        uplink: Interface<'_>,
+        hook: UplinkHook,
+    ) -> Result<(), AttachError> {
+        self.end_link(&hook.link_name(uplink.ifname))?;
+        self.attach_uplink(programs, uplink, hook)
     }
 
     /// Takes the program of a pinned link off its hook at once: a link whose pin is removed ends later, in a queue of the

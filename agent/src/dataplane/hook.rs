@@ -45,18 +45,44 @@ impl PodHook {
     }
 }
 
-/// The program on each uplink, where packets of other machines come in.
+/// The programs on each uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UplinkHook;
+pub(crate) enum UplinkHook {
+    FromNetdev,
+    ToNetdev,
+}
 
 impl UplinkHook {
-    pub(crate) const PROGRAM: &'static str = "from_netdev";
-    pub(crate) const TCX: TcxHook = TcxHook::Ingress;
+    /// In the order of attaching: what takes the answers comes before what sends the questions.
+    pub(crate) const ALL: [Self; 2] = [Self::FromNetdev, Self::ToNetdev];
+
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            Self::FromNetdev => "from_netdev",
+            Self::ToNetdev => "to_netdev",
+        }
+    }
+
+    /// What comes in, and what leaves.
+    pub(crate) const fn direction(self) -> TcAttachType {
+        match self {
+            Self::FromNetdev => TcAttachType::Ingress,
+            Self::ToNetdev => TcAttachType::Egress,
+        }
+    }
+
+    /// The same, for the kernel's list of what is attached.
+    pub(crate) const fn tcx(self) -> TcxHook {
+        match self {
+            Self::FromNetdev => TcxHook::Ingress,
+            Self::ToNetdev => TcxHook::Egress,
+        }
+    }
 
     /// Name of the pinned link. bpffs refuses dots, which names of interfaces may hold, and interfaces never have a
     /// colon in theirs.
-    pub(crate) fn link_name(ifname: &str) -> String {
-        format!("{}{SEPARATOR}{}", ifname.replace('.', ":"), Self::PROGRAM)
+    pub(crate) fn link_name(self, ifname: &str) -> String {
+        format!("{}{SEPARATOR}{}", ifname.replace('.', ":"), self.program())
     }
 }
 
@@ -115,6 +141,7 @@ pub(crate) enum LinkName {
     },
     Uplink {
         ifname: String,
+        hook: UplinkHook,
     },
     Cgroup(CgroupHook),
     /// Left by an interrupted start, or by another version.
@@ -127,8 +154,8 @@ impl LinkName {
             return Self::Cgroup(hook);
         }
         let Some((host_ifname, program)) = name.rsplit_once(SEPARATOR) else { return Self::Unknown };
-        if program == UplinkHook::PROGRAM {
-            return Self::Uplink { ifname: host_ifname.replace(SEPARATOR, ".") };
+        if let Some(hook) = UplinkHook::ALL.into_iter().find(|hook| hook.program() == program) {
+            return Self::Uplink { ifname: host_ifname.replace(SEPARATOR, "."), hook };
         }
         match PodHook::ALL.into_iter().find(|hook| hook.program() == program) {
             Some(hook) => Self::Pod { host_ifname: host_ifname.to_owned(), hook },
@@ -147,10 +174,10 @@ mod tests {
             let parsed = LinkName::parse(&hook.link_name("mr0a1b"));
             assert_eq!(parsed, LinkName::Pod { host_ifname: "mr0a1b".to_owned(), hook });
         }
-        for ifname in ["eth0", "bond0.42"] {
-            let name = UplinkHook::link_name(ifname);
+        for (ifname, hook) in [("eth0", UplinkHook::FromNetdev), ("bond0.42", UplinkHook::ToNetdev)] {
+            let name = hook.link_name(ifname);
             assert!(!name.contains('.'), "bpffs refuses {name}");
-            assert_eq!(LinkName::parse(&name), LinkName::Uplink { ifname: ifname.to_owned() });
+            assert_eq!(LinkName::parse(&name), LinkName::Uplink { ifname: ifname.to_owned(), hook });
         }
         for hook in CgroupHook::ALL {
             assert_eq!(LinkName::parse(hook.program()), LinkName::Cgroup(hook));

@@ -118,7 +118,8 @@ impl Programs {
         let wanted = PodHook::ALL
             .map(PodHook::program)
             .into_iter()
-            .chain([UplinkHook::PROGRAM, CLOCK])
+            .chain(UplinkHook::ALL.map(UplinkHook::program))
+            .chain([CLOCK])
             .chain(BACKEND_GONE)
             .chain(of_sockets);
         programs.verify(&wanted.collect::<Vec<_>>())?;

@@ -32,7 +32,7 @@ use agent_core::{
 use bpf_maps::{MillraceDir, Pin};
 use dataplane_common::{
     maps::MapId,
-    route::{Prefix, slot},
+    route::{HostPath, Prefix, slot},
 };
 use ipnetwork::IpNetwork;
 use zerocopy::IntoBytes as _;
@@ -85,7 +85,7 @@ pub struct Dataplane {
     options: LoadOptions,
     /// Maps of another layout, which are in use until [`Self::take_over`].
     takeover: Option<Takeover>,
-    /// Interfaces that the program of uplinks belongs on.
+    /// Interfaces that the programs of uplinks belong on.
     uplinks: Vec<(String, u32)>,
     /// What was put right on uplinks since the last look at all hooks.
     repaired: Vec<String>,
@@ -212,7 +212,19 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Attaches the program of uplinks to these interfaces, and to no others. An interface is known by name and index.
+    /// Tells the programs how what processes of the host send to services leaves it: IPv4, IPv6.
+    pub(crate) fn set_host_paths(&self, paths: [HostPath; 2]) -> Result<(), bpf_maps::Error> {
+        let map = self.maps.get(MapId::HOST_PATHS);
+        for (slot, path) in (0_u32..).zip(paths) {
+            let slot = slot.to_ne_bytes();
+            if map.lookup(&slot)?.as_deref() != Some(path.as_bytes()) {
+                map.update(&slot, path.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs of uplinks to these interfaces, and to no others. An interface is known by name and index.
     pub(crate) fn attach_uplinks(&mut self, uplinks: Vec<(String, u32)>) -> Result<(), AttachError> {
         // It would put back silently what somebody has detached. What cannot be put back fails below once more.
         if self.leaves_links_alone() {
@@ -319,7 +331,8 @@ impl Dataplane {
                 endpoint.pod
             ))
         };
-        let uplinks = missing(&mut self.uplinks.iter().map(|(ifname, _)| UplinkHook::link_name(ifname)));
+        let of_uplink = |(ifname, _): &(String, u32)| UplinkHook::ALL.map(|hook| hook.link_name(ifname));
+        let uplinks = missing(&mut self.uplinks.iter().flat_map(of_uplink));
         let uplinks = uplinks.map(|names| format!("{names} is not attached: restart the agent"));
         sockets.into_iter().chain(uplinks).chain(endpoints.filter_map(of_pod)).collect()
     }
@@ -332,8 +345,8 @@ impl Dataplane {
                 LinkName::Pod { host_ifname, hook } => {
                     attached.entry(hook.program()).or_default().push(host_ifname);
                 }
-                LinkName::Uplink { ifname } => {
-                    attached.entry(UplinkHook::PROGRAM).or_default().push(ifname);
+                LinkName::Uplink { ifname, hook } => {
+                    attached.entry(hook.program()).or_default().push(ifname);
                 }
                 LinkName::Cgroup(hook) => {
                     attached.entry(hook.program()).or_default().push(self.links.cgroup_name());

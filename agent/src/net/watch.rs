@@ -2,6 +2,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use agent_api::interface::{HOST_IFNAME_PREFIX, NODE_ROUTE_PROTOCOL, POD_ROUTE_PROTOCOL};
+use dataplane_common::net::MacAddr;
 use futures::StreamExt;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{RouteNetlinkMessage, route::RouteMessage};
@@ -55,8 +56,8 @@ async fn follow(changed: &Notify) -> Result<(), NetError> {
 /// Keeps out what pods come and go with, and what the agent does itself.
 #[derive(Debug, Default)]
 struct Filter {
-    /// MTU and state of the links that were heard of.
-    links: HashMap<u32, (u32, bool)>,
+    /// Address, MTU and state of the links that were heard of.
+    links: HashMap<u32, (MacAddr, u32, bool)>,
 }
 
 impl Filter {
@@ -68,7 +69,7 @@ impl Filter {
             return concerns(route);
         }
         link_of(message).is_some_and(|link| {
-            let state = (link.mtu, link.up);
+            let state = (link.mac, link.mtu, link.up);
             !link.name.starts_with(HOST_IFNAME_PREFIX) && self.links.insert(link.index, state) != Some(state)
         })
     }

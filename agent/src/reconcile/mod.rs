@@ -7,6 +7,7 @@ mod departed;
 mod firewall;
 mod former;
 mod guard;
+mod host_path;
 mod inbox;
 mod links;
 mod network;
@@ -38,7 +39,7 @@ use tokio::sync::oneshot;
 
 use self::{
     attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, firewall::FirewallWatch,
-    guard::HookGuard, inbox::Input, network::Network,
+    guard::HookGuard, host_path::HostPaths, inbox::Input, network::Network,
 };
 pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
@@ -87,6 +88,7 @@ pub(crate) struct Reconciler {
     uplinks_chosen: bool,
     /// The host's routes may lead elsewhere than the last time they were looked at.
     routes_due: bool,
+    host_paths: HostPaths,
     mtu: Option<u32>,
     /// Dirty scopes.
     pending: Changed,
@@ -129,6 +131,7 @@ impl Reconciler {
             own: None,
             uplinks_chosen: false,
             routes_due: false,
+            host_paths: HostPaths::new(),
             mtu: None,
             pending: Changed::default(),
             failed: Changed::default(),
@@ -259,6 +262,7 @@ impl Reconciler {
         }
         self.uplinks_chosen = true;
         self.routes_due = true;
+        self.host_paths.look_again();
         self.network.attach(&mut self.dataplane);
         if self.node != before {
             tracing::info!("{}", self.network.uplinks_in_words(&self.node));
@@ -292,6 +296,7 @@ impl Reconciler {
         if self.uplinks_chosen && is_complete {
             self.note_latencies();
             self.tell_prefixes();
+            self.tell_host_paths().await;
         }
         self.release_slots(now);
         self.take_over_when_ready(now);

@@ -39,12 +39,15 @@ pub(super) struct Network {
     retry: Option<Instant>,
     /// Those that were found last.
     uplinks: Vec<Link>,
+    /// Whether those that are Ethernet have their programs.
+    is_attached: bool,
 }
 
 impl Network {
     pub(super) fn new(netlink: Netlink, config: &Config, problems: Problems) -> Self {
         let sysctls = Sysctls::at(&config.proc_sys, &config.state_dir);
-        Self { netlink, sysctls, wanted: config.uplink.clone(), problems, retry: None, uplinks: Vec::new() }
+        let wanted = config.uplink.clone();
+        Self { netlink, sysctls, wanted, problems, retry: None, uplinks: Vec::new(), is_attached: false }
     }
 
     /// When to look again; `None` when nothing is missing.
@@ -117,7 +120,7 @@ impl Network {
         words.join(", ")
     }
 
-    /// Puts the program of uplinks where it belongs.
+    /// Puts the programs of uplinks where they belong.
     pub(super) fn attach(&mut self, dataplane: &mut Dataplane) {
         let (ethernet, others): (Vec<&Link>, Vec<&Link>) =
             self.uplinks.iter().partition(|link| link.ethernet);
@@ -132,7 +135,9 @@ impl Network {
                 )
             })
             .collect();
-        if let Err(error) = dataplane.attach_uplinks(places) {
+        let attached = dataplane.attach_uplinks(places);
+        self.is_attached = attached.is_ok();
+        if let Err(error) = attached {
             sentences.push(format!("{}; trying again", chain(&error)));
             self.retry = Some(Instant::now() + RETRY);
         }
@@ -141,6 +146,11 @@ impl Network {
         } else {
             self.problems.report(PROGRAM_SUBJECT, &sentences.join("; "));
         }
+    }
+
+    /// The uplink of this index, if it has its programs.
+    pub(super) fn hooked(&self, index: u32) -> Option<&Link> {
+        self.uplinks.iter().find(|link| self.is_attached && link.ethernet && link.index == index)
     }
 
     pub(super) fn uplink_names(&self) -> Vec<String> {

@@ -33,6 +33,7 @@ impl Reconciler {
             return;
         }
         self.routes_due = false;
+        self.host_paths.look_again();
         let every_route = self.every_route();
         let plain = NodeConfig { detours: Detours::new(), ..self.node.clone() };
         let desired = render::render(&self.state, &plain, &every_route).routes;

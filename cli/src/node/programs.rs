@@ -58,7 +58,7 @@ pub(crate) fn interfaces(dir: &MillraceDir) -> Result<HashMap<u32, String>> {
     for name in dir.link_names()? {
         let (interface, program) = place_and_program(&name);
         // An uplink is the node's own.
-        if program == "from_netdev" {
+        if matches!(program, "from_netdev" | "to_netdev") {
             continue;
         }
         let link = obj_get(&dir.link_path(&name))?;

@@ -111,6 +111,7 @@ extern "C" fn judge_options(ctx: *mut __sk_buff, header_len: u32) -> u32 {
 
 impl Parse for V4 {
     const HEADER_LEN: u32 = 20;
+    const PROTOCOL_OFFSET: u32 = 9;
     const SOURCE_OFFSET: u32 = 12;
     const DESTINATION_OFFSET: u32 = 16;
 

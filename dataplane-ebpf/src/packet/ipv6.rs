@@ -116,6 +116,7 @@ fn walk(ctx: &TcContext, first: u8, offset: u32) -> Result<Walk, DropReason> {
 
 impl Parse for V6 {
     const HEADER_LEN: u32 = HEADER_LEN;
+    const PROTOCOL_OFFSET: u32 = 6;
     const SOURCE_OFFSET: u32 = 8;
     const DESTINATION_OFFSET: u32 = 24;
 

@@ -131,6 +131,8 @@ pub(crate) trait Parse: Family {
     fn parse_embedded(ctx: &TcContext, offset: u32) -> Result<(Tuple<Self::Addr>, u32), DropReason>;
     /// Length of an IP header without options.
     const HEADER_LEN: u32;
+    /// Offset of what says what follows the IP header.
+    const PROTOCOL_OFFSET: u32;
     /// Offset of the source address in the IP header.
     const SOURCE_OFFSET: u32;
     /// Offset of the destination address in the IP header.
@@ -193,6 +195,18 @@ pub(crate) fn destination_mac(ctx: &TcContext) -> Result<MacAddr, DropReason> {
 #[inline(always)]
 pub(crate) fn destination<F: Parse>(ctx: &TcContext) -> Result<F::Addr, DropReason> {
     read(ctx, ETH_LEN + F::DESTINATION_OFFSET)
+}
+
+/// Where the packet comes from, before it is parsed.
+#[inline(always)]
+pub(crate) fn source<F: Parse>(ctx: &TcContext) -> Result<F::Addr, DropReason> {
+    read(ctx, ETH_LEN + F::SOURCE_OFFSET)
+}
+
+/// Whether an ICMP message follows the IP header, before the packet is parsed.
+#[inline(always)]
+pub(crate) fn is_icmp<F: Parse>(ctx: &TcContext) -> bool {
+    read::<u8>(ctx, ETH_LEN + F::PROTOCOL_OFFSET) == Ok(F::ICMP)
 }
 
 /// Whether an interface carries the packet, or every segment that becomes of it. The interface is asked each time: no

@@ -7,13 +7,20 @@ use dataplane_common::{
     verdict::{DropReason, Hook, Verdict},
 };
 
-use super::{come_again, local_pod, observed, to_pod::enter, wait_for_first};
+use super::{
+    come_again,
+    known::{Flow, find_flow},
+    local_pod, observed,
+    to_pod::enter,
+    wait_for_first,
+};
 use crate::{
     config,
     family::{V4, V6},
     flow::Scratch,
-    packet::{self, Kind, Parse, ethertype},
+    packet::{self, Fragment, Kind, Parse, ethertype},
     stage::{
+        conntrack::host,
         forward::{self, Onward},
         reject, uplink,
     },
@@ -24,7 +31,8 @@ use crate::{
 pub(crate) fn from_netdev(ctx: &TcContext) -> Result<Verdict, DropReason> {
     // A kube-proxy must see whole connections, a tag belongs to another interface, and what is for another machine is
     // none of ours.
-    if config::beside_kube_proxy() || packet::has_vlan_tag(ctx) || !packet::is_for_host(ctx) {
+    let is_left_alone = config::beside_kube_proxy() && !host::is_in_use();
+    if is_left_alone || packet::has_vlan_tag(ctx) || !packet::is_for_host(ctx) {
         return Ok(Verdict::Pass);
     }
     match packet::protocol(ctx) {
@@ -39,11 +47,16 @@ fn from_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     // Most of what a node receives is for itself: it pays for one read and one look-up. What is cut short is left to
     // the stack.
     let Ok(address) = packet::destination::<F>(ctx) else { return Ok(Verdict::Pass) };
+    if config::beside_kube_proxy() {
+        return to_host::<F>(ctx);
+    }
     let destination = local_pod::<F>(&address);
     if !destination.is_present() {
         let is_nobodys = F::is_in(slot::PODS, &address) || F::is_in(slot::SERVICES, &address);
         return if is_nobodys {
             observed::<F>(|scratch| to_nobody::<F>(ctx, scratch))
+        } else if host::is_in_use() {
+            to_host::<F>(ctx)
         } else {
             Ok(Verdict::Pass)
         };
@@ -70,6 +83,43 @@ fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
     }
     reject::answer_back::<F>(ctx, packet)?;
     Ok(Verdict::TurnBack { ifindex: packet::ifindex(ctx) })
+}
+
+/// To a process of this host, while some of them have flows to services: those of other nodes' pods that answer, and whoever
+/// tells of an error, are looked at.
+#[inline(always)]
+fn to_host<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    let Ok(source) = packet::source::<F>(ctx) else { return Ok(Verdict::Pass) };
+    let is_pods = uplink::leads_to::<F>(ctx, &source);
+    if !is_pods && !packet::is_icmp::<F>(ctx) {
+        return Ok(Verdict::Pass);
+    }
+    observed::<F>(|scratch| answer_host::<F>(ctx, scratch, is_pods))
+}
+
+/// What is not of such a flow is left as it is, whatever is wrong with it.
+#[inline(always)]
+fn answer_host<F: Parse>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F::Addr>,
+    is_pods: bool,
+) -> Result<Verdict, DropReason> {
+    if F::parse(ctx, &mut scratch.packet).is_err() {
+        return Ok(Verdict::Pass);
+    }
+    let may_be_answer = scratch.packet.kind == Kind::Flow && is_pods;
+    let is_looked_at = may_be_answer || scratch.packet.kind == Kind::IcmpError;
+    if !is_looked_at || scratch.packet.fragment == Fragment::Orphan {
+        return Ok(Verdict::Pass);
+    }
+    let ifindex = packet::ifindex(ctx);
+    if let Some(verdict) = wait_for_first::<F>(ctx, scratch, Hook::FromNetdev, ifindex, true, false)? {
+        return Ok(verdict);
+    }
+    if matches!(find_flow::<F>(ctx, scratch), Flow::Translated) {
+        return forward::answer_host::<F>(ctx);
+    }
+    Ok(Verdict::Pass)
 }
 
 #[inline(always)]

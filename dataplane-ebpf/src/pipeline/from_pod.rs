@@ -76,6 +76,7 @@ fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Res
     let deliver_past_stack = !through_stack || matches!(flow, Flow::Translated | Flow::Beside);
     let destination = match flow {
         Flow::Known => destination,
+        Flow::Translated if scratch.state.from_host != 0 => return forward::answer_host::<F>(ctx),
         Flow::Translated => local_pod::<F>(&scratch.packet.tuple.destination),
         Flow::New | Flow::Beside => {
             let is_beside = matches!(flow, Flow::Beside);

@@ -8,6 +8,7 @@ mod from_pod;
 mod known;
 mod neighbour;
 mod opening;
+mod to_netdev;
 mod to_pod;
 
 use aya_ebpf::programs::TcContext;
@@ -17,7 +18,12 @@ use dataplane_common::{
     verdict::{DropReason, Hook, Verdict},
 };
 
-pub(crate) use self::{from_netdev::from_netdev, from_pod::from_pod, to_pod::to_pod};
+pub(crate) use self::{
+    from_netdev::from_netdev,
+    from_pod::from_pod,
+    to_netdev::{is_forwarded, to_netdev},
+    to_pod::to_pod,
+};
 use crate::{
     family::Family,
     flow::{Allowed, Scratch},

@@ -73,7 +73,7 @@ fn translate_new<F: Parse>(
 /// What nobody will answer opens no flow: a port that the service gets later would never see the packets of that flow. Nor
 /// is policy asked, which has nothing to forbid.
 #[inline(always)]
-fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &Scratch<F::Addr>) -> Result<Flow, DropReason> {
+pub(super) fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &Scratch<F::Addr>) -> Result<Flow, DropReason> {
     match forward::onward::<F>(&scratch.packet) {
         Onward::Refused if scratch.packet.is_answerable() => Ok(Flow::Unanswered),
         Onward::Refused => Err(DropReason::UnknownServicePort),
@@ -85,7 +85,7 @@ fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &Scratch<F::Addr>) -> Result<Fl
 /// A segment to a frontend whose connection is not known: nobody knows its backend any more, so its client learns that
 /// it has ended.
 #[inline(always)]
-fn without_flow<A: Copy>(packet: &Packet<A>) -> Result<Flow, DropReason> {
+pub(super) fn without_flow<A: Copy>(packet: &Packet<A>) -> Result<Flow, DropReason> {
     if packet.fragment == Fragment::Whole && packet.tcp_flags & packet::tcp::RST == 0 {
         return Ok(Flow::Unanswered);
     }

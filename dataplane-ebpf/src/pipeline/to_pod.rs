@@ -71,6 +71,8 @@ pub(super) fn enter<F: Parse>(
         Flow::Awaited if may_wait => return Ok(false),
         Flow::New | Flow::Awaited => {}
         Flow::Dropped(reason) => return Err(reason),
+        // What to_netdev has translated.
+        Flow::Beside if from_host => return Ok(true),
         Flow::Beside => return Err(DropReason::NatPortsExhausted),
         Flow::Known | Flow::Translated | Flow::Unanswered => return Ok(true),
     }

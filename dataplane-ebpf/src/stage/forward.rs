@@ -12,7 +12,10 @@ use dataplane_common::{
     verdict::{DropReason, Verdict},
 };
 
-use crate::packet::{self, Packet, Parse};
+use crate::{
+    maps::HOST_PATHS,
+    packet::{self, Packet, Parse},
+};
 
 /// Into a pod of this node, past the host's stack.
 #[inline(always)]
@@ -30,6 +33,19 @@ pub(crate) fn deliver_routed<F: Parse>(
 ) -> Result<Verdict, DropReason> {
     packet::decrement_hop_limit::<F>(ctx, packet)?;
     deliver(ctx, endpoint)
+}
+
+/// To a process of this host, an answer that was translated: it comes from a service now, and must come in by the interface
+/// that packets to services leave by. A host that filters by reverse path takes it from no other.
+#[inline(always)]
+pub(crate) fn answer_host<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    match HOST_PATHS.get(u32::from(F::IS_V6)) {
+        Some(path) if path.ifindex != 0 && path.ifindex != packet::ifindex(ctx) => {
+            packet::set_macs(ctx, path.mac, path.mac)?;
+            Ok(Verdict::PassInward { ifindex: path.ifindex })
+        }
+        Some(_) | None => Ok(Verdict::Pass),
+    }
 }
 
 /// What becomes of a packet that goes to no pod of this node.
@@ -119,6 +135,13 @@ pub(crate) fn send<F: Parse>(
     packet::decrement_hop_limit::<F>(ctx, packet)?;
     redirect_neigh(route);
     Ok(Verdict::Forward { ifindex: route.ifindex })
+}
+
+/// The same for what a process of this host sends: it has no hop behind it, and the stack has made it fit its uplink.
+#[inline(always)]
+pub(crate) fn send_own(route: &RouteValue) -> Verdict {
+    redirect_neigh(route);
+    Verdict::Forward { ifindex: route.ifindex }
 }
 
 /// The kernel resolves the neighbour.

@@ -29,6 +29,12 @@ fn quotes_remote_pod<F: Parse>(ctx: &TcContext, packet: &Packet<F::Addr>) -> Res
     Ok(F::route(&embedded.tuple.destination).is_some_and(passes))
 }
 
+/// Whether an address is that of another node's pod, and this is the interface that leads to it.
+#[inline(always)]
+pub(crate) fn leads_to<F: Parse>(ctx: &TcContext, addr: &F::Addr) -> bool {
+    F::route(addr).is_some_and(|route| passes(route) && route.ifindex == packet::ifindex(ctx))
+}
+
 /// Whether packets on the route pass the stack in the other direction.
 #[inline(always)]
 fn passes(route: &RouteValue) -> bool {

@@ -69,7 +69,10 @@ impl Connection {
         match target.transport {
             Transport::Tcp => Ok(Self::Tcp(BufReader::new(connect_tcp(target.to, target.from, deadline)?))),
             Transport::Udp => {
-                let socket = UdpSocket::bind(from)?;
+                let socket = match target.from {
+                    Some(from) => shared_udp(from)?,
+                    None => UdpSocket::bind(from)?,
+                };
                 socket.connect(target.to)?;
                 Ok(Self::Udp(socket))
             }
@@ -166,6 +169,15 @@ pub(super) fn connect_tcp(
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// A UDP socket on a port that others may have as well.
+fn shared_udp(from: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd: OwnedFd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::Udp)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
+    Ok(fd.into())
 }
 
 pub(super) fn any_address(to: SocketAddr) -> SocketAddr {

@@ -7,7 +7,7 @@ use dataplane_common::{
     maps::MapId,
     net::{AddrV4, AddrV6, Be16},
     policy::{PolicyKey, PolicyValue, verdict},
-    route::{self, Prefix, RouteValue},
+    route::{self, HostPath, Prefix, RouteValue},
     service::{BackendV4, BackendV6, FrontendKeyV4, FrontendKeyV6, FrontendValue, scope},
 };
 use zerocopy::IntoBytes as _;
@@ -141,6 +141,12 @@ impl Programs {
         bytes[..octets(addr).len()].copy_from_slice(&octets(addr));
         let slot = slot + u32::from(addr.is_ipv6());
         Ok(self.map(MapId::PREFIXES).update(slot.as_bytes(), Prefix::new(bytes, bits).as_bytes())?)
+    }
+
+    /// Packets of the host to services leave by this uplink, whose address is given.
+    pub fn host_path(&self, is_v6: bool, ifindex: u32, mac: [u8; 6]) -> Result<()> {
+        let value = HostPath { ifindex, mac, takes_sockets: 1 };
+        Ok(self.map(MapId::HOST_PATHS).update(u32::from(is_v6).as_bytes(), value.as_bytes())?)
     }
 
     /// A route of a kind that has no next hop.

@@ -41,6 +41,7 @@ pub struct Programs {
     from_pod: OwnedFd,
     to_pod: OwnedFd,
     from_netdev: OwnedFd,
+    to_netdev: OwnedFd,
     clock: OwnedFd,
     /// IPv4, IPv6.
     backend_gone: [OwnedFd; 2],
@@ -67,7 +68,11 @@ pub struct Run {
 impl Programs {
     /// Loads the programs. `host_ingress_ifindex`: 0 makes every packet to a pod one from its own node.
     pub fn load(host_ingress_ifindex: u32) -> Result<Self> {
-        let config = Config { host_ingress_ifindex, ..Config::DEFAULT };
+        Self::load_with(Config { host_ingress_ifindex, ..Config::DEFAULT })
+    }
+
+    /// Loads them as an agent does that was told something else.
+    pub fn load_with(config: Config) -> Result<Self> {
         let object = object()?;
         let mut ebpf = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::STATS)
@@ -88,7 +93,8 @@ impl Programs {
             program.load()?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
-        let (from_pod, to_pod, from_netdev) = (load("from_pod")?, load("to_pod")?, load("from_netdev")?);
+        let (from_pod, to_pod) = (load("from_pod")?, load("to_pod")?);
+        let (from_netdev, to_netdev) = (load("from_netdev")?, load("to_netdev")?);
         let clock = load("clock")?;
         let backend_gone = [load("backend_gone_v4")?, load("backend_gone_v6")?];
         Ok(Self {
@@ -96,6 +102,7 @@ impl Programs {
             from_pod,
             to_pod,
             from_netdev,
+            to_netdev,
             clock,
             backend_gone,
             counted: Mutex::default(),
@@ -124,6 +131,11 @@ impl Programs {
         self.run(Hook::FromNetdev, ifindex, &packet.bytes())
     }
 
+    /// Runs `to_netdev` as if a process of the host sent the packet out of the uplink `ifindex`.
+    pub fn to_netdev(&self, ifindex: u32, packet: &Packet) -> Result<Run> {
+        self.run(Hook::ToNetdev, ifindex, &packet.bytes())
+    }
+
     /// Runs a hook on a frame as it is.
     pub fn run(&self, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<Run> {
         self.run_from(hook, ifindex, 0, frame)
@@ -131,12 +143,7 @@ impl Programs {
 
     /// As [`Self::run`], for a packet that came into this host on `ingress_ifindex`.
     pub fn run_from(&self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> Result<Run> {
-        let program = match hook {
-            Hook::FromPod => &self.from_pod,
-            Hook::ToPod => &self.to_pod,
-            Hook::FromNetdev => &self.from_netdev,
-            Hook::Connect | Hook::Sendmsg => return Err(anyhow!("{} cannot be test-run", hook.name())),
-        };
+        let program = self.program(hook)?;
         let mut counters = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let run = bpf_maps::program::test_run(
             program.as_fd(),
@@ -150,11 +157,20 @@ impl Programs {
         Ok(Run { verdict: verdict::verdict(hook, run.retval, counted, &run.data)?, frame: run.data })
     }
 
+    fn program(&self, hook: Hook) -> Result<&OwnedFd> {
+        match hook {
+            Hook::FromPod => Ok(&self.from_pod),
+            Hook::ToPod => Ok(&self.to_pod),
+            Hook::FromNetdev => Ok(&self.from_netdev),
+            Hook::ToNetdev => Ok(&self.to_netdev),
+            Hook::Connect | Hook::Sendmsg => Err(anyhow!("{} cannot be test-run", hook.name())),
+        }
+    }
+
     /// Time that one run of a hook takes over `repeat` runs on the same packet, which must not be changed by it.
     pub fn nanoseconds(&self, hook: Hook, ifindex: u32, packet: &Packet, repeat: u32) -> Result<u32> {
-        let program = if hook == Hook::FromPod { &self.from_pod } else { &self.to_pod };
         let run = bpf_maps::program::test_run(
-            program.as_fd(),
+            self.program(hook)?.as_fd(),
             &packet.bytes(),
             &verdict::context(ifindex, 0),
             repeat,

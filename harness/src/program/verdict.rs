@@ -10,6 +10,8 @@ use dataplane_common::verdict::{DropReason, Hook, Outcome, drop_slot, outcome_sl
 pub enum Verdict {
     /// To the host's stack.
     Pass,
+    /// The same, as if it came in by an uplink with this MAC address.
+    PassInward([u8; 6]),
     /// Into the local pod with this MAC address.
     Deliver([u8; 6]),
     /// To another node.
@@ -34,13 +36,15 @@ const TC_ACT_REDIRECT: u32 = 7;
 /// What passes a packet: programs of others on an uplink see what is not ours.
 const fn passed(hook: Hook) -> u32 {
     match hook {
-        Hook::FromNetdev => TC_ACT_UNSPEC,
+        Hook::FromNetdev | Hook::ToNetdev => TC_ACT_UNSPEC,
         Hook::FromPod | Hook::ToPod | Hook::Connect | Hook::Sendmsg => TC_ACT_OK,
     }
 }
 
 /// What a run counted.
 pub(super) enum Counted {
+    /// As it is where a hook looks at no more than where a packet comes from.
+    Nothing,
     Outcome(Outcome),
     Drop(DropReason),
 }
@@ -68,6 +72,9 @@ pub(super) fn counted(
         .filter(|(slot, count)| before.get(slot).copied().unwrap_or_default() != **count)
         .map(|(slot, _)| *slot)
         .collect();
+    if changed.is_empty() && hook == Hook::ToNetdev {
+        return Ok(Counted::Nothing);
+    }
     let [slot] = changed[..] else {
         bail!("one packet changed the counters {changed:?}");
     };
@@ -83,7 +90,11 @@ pub(super) fn counted(
 /// Holds return value and counter against each other: a packet is counted as what happens to it.
 pub(super) fn verdict(hook: Hook, retval: u32, counted: Counted, frame: &[u8]) -> Result<Verdict> {
     match (retval, counted) {
+        (TC_ACT_UNSPEC, Counted::Nothing) => Ok(Verdict::Pass),
         (retval, Counted::Outcome(Outcome::Passed)) if retval == passed(hook) => Ok(Verdict::Pass),
+        (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Passed)) => {
+            Ok(Verdict::PassInward(*frame.first_chunk().ok_or_else(|| anyhow!("no Ethernet header left"))?))
+        }
         (TC_ACT_REDIRECT, Counted::Outcome(Outcome::Delivered)) => {
             Ok(Verdict::Deliver(*frame.first_chunk().ok_or_else(|| anyhow!("no Ethernet header left"))?))
         }
@@ -93,6 +104,7 @@ pub(super) fn verdict(hook: Hook, retval: u32, counted: Counted, frame: &[u8]) -
         (TC_ACT_SHOT, Counted::Outcome(Outcome::Answered)) => Ok(Verdict::Heard),
         (TC_ACT_SHOT, Counted::Outcome(Outcome::Held)) => Ok(Verdict::Held),
         (TC_ACT_SHOT, Counted::Drop(reason)) => Ok(Verdict::Drop(reason)),
+        (retval, Counted::Nothing) => bail!("returned {retval}, counted as nothing"),
         (retval, Counted::Outcome(outcome)) => bail!("returned {retval}, counted as {}", outcome.name()),
         (retval, Counted::Drop(reason)) => bail!("returned {retval}, counted as {}", reason.name()),
     }

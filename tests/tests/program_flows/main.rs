@@ -13,6 +13,7 @@ mod policy;
 mod revoked;
 mod service;
 mod shares;
+mod to_netdev;
 
 use std::net::IpAddr;
 

@@ -45,6 +45,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
             Refusal { program: "sendmsg6", because: NO_SET_RETVAL },
             Refusal { program: "from_netdev", because: NO_POINTER_TO_GLOBAL_FUNCTION },
             Refusal { program: "from_pod", because: NO_POINTER_TO_GLOBAL_FUNCTION },
+            Refusal { program: "to_netdev", because: NO_POINTER_TO_GLOBAL_FUNCTION },
             Refusal { program: "to_pod", because: NO_POINTER_TO_GLOBAL_FUNCTION },
         ],
     },
@@ -54,6 +55,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         refuses: &[
             Refusal { program: "from_netdev", because: NO_KEY_IN_MEMORY },
             Refusal { program: "from_pod", because: NO_KEY_IN_MEMORY },
+            Refusal { program: "to_netdev", because: NO_KEY_IN_MEMORY },
             Refusal { program: "to_pod", because: NO_KEY_IN_MEMORY },
         ],
     },

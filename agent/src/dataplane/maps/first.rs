@@ -222,6 +222,8 @@ pub(super) fn layout(map: MapId) -> Option<(MapSpec, Back)> {
         | MapId::POLICIES
         | MapId::DENIED_FLOWS => (spec, Back::Same),
         MapId::PREFIXES
+        | MapId::HOST_PATHS
+        | MapId::CT_HOST
         | MapId::NETNS
         | MapId::CT_SHARES
         | MapId::CT_DIRECT

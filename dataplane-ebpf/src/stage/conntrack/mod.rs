@@ -1,6 +1,7 @@
 //! Finds, refreshes and remembers flows. The design stands in `dataplane_common::conntrack`.
 pub(crate) mod carrying;
 pub(crate) mod direct;
+pub(crate) mod host;
 mod open;
 mod share;
 

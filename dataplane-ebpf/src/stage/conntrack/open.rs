@@ -31,7 +31,7 @@ pub(crate) struct Opening {
 impl Opening {
     /// Writes what every entry of the flow knows to the scratch memory.
     #[inline(always)]
-    fn prepare<A>(&self, scratch: &mut Scratch<A>) {
+    pub(super) fn prepare<A>(&self, scratch: &mut Scratch<A>) {
         scratch.state = CtState {
             tag: 0,
             service_id: self.service_id,
@@ -63,7 +63,7 @@ pub(crate) fn open<F: Family>(scratch: &mut Scratch<F::Addr>, opening: &Opening)
 }
 
 /// How many source ports are tried for a translated flow whose reply would collide with another one.
-const PORT_TRIES: u32 = 8;
+pub(super) const PORT_TRIES: u32 = 8;
 
 /// Opens a translated flow: from the tuple of the packet, which the client sent, to `scratch.translation`, which the
 /// backend is to see and which gets another source port where the reply would collide.
@@ -121,7 +121,7 @@ pub(super) fn restore<F: Family>(scratch: &mut Scratch<F::Addr>) -> bool {
 
 /// Creates one half of the flow that `scratch.state` describes. False when another live flow has its key.
 #[inline(always)]
-fn put_half<F: Family>(scratch: &mut Scratch<F::Addr>, half: u8) -> bool {
+pub(super) fn put_half<F: Family>(scratch: &mut Scratch<F::Addr>, half: u8) -> bool {
     insert_half::<F>(scratch, u32::from(half)) != 0
 }
 
