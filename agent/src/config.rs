@@ -105,6 +105,12 @@ pub struct Config {
     #[arg(default_value_t = CT_EST_MAX, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_flows: u32,
 
+    /// How programs are attached to interfaces: by links of `tcx`, as filters of the `clsact` qdisc, or, with `auto`, by
+    /// what the kernel has, links before filters
+    #[arg(long, value_name = "HOW", env = "MILLRACE_ATTACH", help_heading = BEHAVIOUR, hide_env_values = true)]
+    #[arg(value_enum, default_value_t = Attach::Auto, hide_possible_values = true)]
+    pub attach: Attach,
+
     /// What to log: error, warn, info, debug or trace; by module too, as in `info,agent::dataplane=debug`
     #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG", help_heading = BEHAVIOUR, hide_env_values = true)]
     #[arg(default_value = "info", value_parser = log_filter)]
@@ -112,6 +118,14 @@ pub struct Config {
 
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    Auto,
+    Tcx,
+    Clsact,
 }
 
 /// What to do instead of running. Options come before the command.
@@ -152,7 +166,7 @@ Examples:
       millrace-agent --node-name node-b --manifests ./manifests --bpffs /tmp/b/bpf \\
           --cgroup-root /sys/fs/cgroup/node-b --runtime-dir /tmp/b/run --state-dir /tmp/b/state
 
-Needs Linux 6.6 or later and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.";
+Needs Linux 6.1 or later and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.";
 
 impl Config {
     /// How many entries maps may have.

@@ -47,4 +47,6 @@ pub mod flag {
     pub const BESIDE_KUBE_PROXY: u32 = 2;
     /// New flows are left to kube-proxy as well, unless a policy needs to know the backend.
     pub const LEAVE_NEW: u32 = 4;
+    /// The kernel has no `bpf_set_retval` (before v5.18): a socket call that is refused fails with `EPERM`, whatever the reason.
+    pub const NO_SET_RETVAL: u32 = 8;
 }

@@ -37,6 +37,12 @@ pub(crate) fn beside_kube_proxy() -> bool {
     CONFIG.load().flags & flag::BESIDE_KUBE_PROXY != 0
 }
 
+/// Whether a socket call can fail with an error that a program chooses.
+#[inline(always)]
+pub(crate) fn has_set_retval() -> bool {
+    CONFIG.load().flags & flag::NO_SET_RETVAL == 0
+}
+
 /// Whether new flows to services are left to kube-proxy.
 #[inline(always)]
 pub(crate) fn leaves_new() -> bool {

@@ -1,5 +1,8 @@
 //! What the stages tell each other about a flow.
-use dataplane_common::{conntrack::CtState, net::Be16};
+use dataplane_common::{
+    conntrack::{CtEntryV4, CtEntryV6, CtState},
+    net::Be16,
+};
 
 use crate::packet::Packet;
 
@@ -52,6 +55,12 @@ impl Allowed {
     pub(crate) const NO_RULE: Self = Self { egress_rule: 0, ingress_rule: 0 };
 }
 
+/// Room for an entry of either family.
+pub(crate) type EntryMemory = [u64; size_of::<CtEntryV6>() / size_of::<u64>()];
+
+const _: () = assert!(size_of::<EntryMemory>() == size_of::<CtEntryV6>());
+const _: () = assert!(size_of::<EntryMemory>() >= size_of::<CtEntryV4>());
+
 /// Working memory of one program run: the stack of 512 bytes is shared by the whole chain of calls, and IPv6 tuples
 /// are 40 bytes each.
 pub(crate) struct Scratch<A> {
@@ -62,6 +71,8 @@ pub(crate) struct Scratch<A> {
     pub(crate) translation: Tuple<A>,
     /// What the packet's flow knew when it was found.
     pub(crate) state: CtState,
+    /// The entry that is written for a flow.
+    pub(crate) entry: EntryMemory,
     /// What the packet changes in its flow: bits of `conntrack::change`.
     pub(crate) changes: u32,
     /// The interface of the pod that the flow counts for, while its share changes.

@@ -1,6 +1,7 @@
 //! Hook entry points: each runs its pipeline and turns the verdict into the hook's return code.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(clippy::inline_always, reason = "a call that is not inlined costs a subprogram and its stack")]
 #![expect(clippy::needless_pass_by_value, reason = "the hook macros hand the context over by value")]
 

@@ -338,8 +338,11 @@ fn refuse(hook: Hook) -> i32 {
 /// Has the call of the application fail.
 #[inline(always)]
 fn fail(error: i32) -> i32 {
-    // SAFETY: the helper takes a scalar. Needs bpf_set_retval: v5.18, b44123b4a3dc.
-    unsafe { bpf_set_retval(-error) };
+    // Needs bpf_set_retval: v5.18, b44123b4a3dc.
+    if config::has_set_retval() {
+        // SAFETY: the helper takes a scalar.
+        unsafe { bpf_set_retval(-error) };
+    }
     REFUSE
 }
 

@@ -1,6 +1,7 @@
 //! Polling with a deadline, in place of sleeps.
 use std::{
     fmt::Display,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -11,13 +12,24 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// How many times as long everything may take, where processors are emulated.
+const FACTOR: &str = "MILLRACE_PATIENCE_FACTOR";
+
+/// A time on a machine as it is: the same, but where `MILLRACE_PATIENCE_FACTOR` says that processors are slow.
+#[must_use]
+pub fn patient(usual: Duration) -> Duration {
+    static SLOWER: LazyLock<u32> =
+        LazyLock::new(|| std::env::var(FACTOR).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1));
+    usual * *SLOWER
+}
+
 /// Calls a function until it succeeds; after the deadline its last error is the error.
 pub fn eventually<T>(
     what: impl Display,
     deadline: Duration,
     mut attempt: impl FnMut() -> Result<T>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), patient(deadline));
     loop {
         match attempt() {
             Ok(value) => return Ok(value),

@@ -19,6 +19,9 @@ pub enum Need {
 /// What every test with real interfaces needs.
 pub const NETNS: &[Need] = &[Need::Version(6, 6), Need::Btf, Need::Cgroup2, Need::Root];
 
+/// The same on the oldest kernel that Millrace runs on, without tcx.
+pub const OLDEST: &[Need] = &[Need::Version(6, 1), Need::Btf, Need::Cgroup2, Need::Root];
+
 impl Need {
     /// What to do about it, when it is not met.
     #[must_use]

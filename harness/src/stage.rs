@@ -29,7 +29,11 @@ pub struct Stage {
 impl Stage {
     /// Makes it, with an agent on each node.
     pub fn build() -> Result<Self> {
-        let topology = Topology::start()?;
+        Self::on(Topology::start()?)
+    }
+
+    /// The same on nodes that are there.
+    pub fn on(topology: Topology) -> Result<Self> {
         let pod = |name: &str, app: &str, node| -> Result<Arc<Pod>> {
             let pod = topology.add_pod(PodSpec::new("default", name).label("app", app).on(node))?;
             for transport in [Transport::Tcp, Transport::Udp] {
@@ -72,6 +76,11 @@ impl Stage {
 
     /// Old and new connections by every way, and one that is forbidden.
     pub fn begin_load(&self) -> Result<()> {
+        self.begin_load_of(Duration::from_millis(20), Duration::from_secs(2))
+    }
+
+    /// The same, each request `interval` after the one before and lost after `timeout`.
+    pub fn begin_load_of(&self, interval: Duration, timeout: Duration) -> Result<()> {
         for client in self.probes() {
             let pods = self.servers.iter().flat_map(|server| server.at(PORT));
             let to = self.frontends.iter().copied().chain(pods);
@@ -85,8 +94,8 @@ impl Stage {
                     .into_iter()
                     .flat_map(|to| [Target::tcp(to), Target::udp(to)])
                     .collect(),
-                interval: Duration::from_millis(20),
-                timeout: Duration::from_secs(2),
+                interval,
+                timeout,
             })?;
         }
         Ok(())

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use aya::{
     EbpfLoader, VerifierLogLevel,
-    programs::{Program, ProgramError},
+    programs::{Program, ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
 };
-use dataplane_common::config::Config;
+use dataplane_common::config::{Config, flag};
 use zerocopy::IntoBytes as _;
 
 /// A program as the kernel took it.
@@ -33,9 +34,15 @@ pub struct Refused {
 /// # Errors
 /// If the object is none, or one of its maps cannot be made.
 pub fn verify(object: &[u8]) -> Result<Vec<Result<Verified, Refused>>> {
+    let mut config = Config::DEFAULT;
+    // As the agent does.
+    let has_set_retval = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
+    if !has_set_retval.context("ask for bpf_set_retval")? {
+        config.flags |= flag::NO_SET_RETVAL;
+    }
     let mut ebpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::default())
-        .override_global("CONFIG", Config::DEFAULT.as_bytes(), true)
+        .override_global("CONFIG", config.as_bytes(), true)
         .load(object)
         .context("load the object")?;
     let mut outcomes = Vec::new();

@@ -1,7 +1,7 @@
 //! The eBPF object, then the binaries.
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{build_ebpf, command, toolchain, workspace};
 
@@ -41,6 +41,18 @@ pub(crate) fn build(options: &Options) -> Result<()> {
 pub(crate) fn for_tests() -> Result<()> {
     build_ebpf::build()?;
     binaries("dev", "debug", &[EVERYTHING, &["--exclude", "cni-plugin", "--bins", "--tests"]].concat())
+}
+
+/// The program of a test target, as cargo names it; it is built if it is not there.
+pub(crate) fn test_program(target: &str) -> Result<PathBuf> {
+    let mut cargo = command::cargo("test");
+    cargo.args(EVERYTHING).args(["--test", target, "--no-run", "--message-format", "json", "-q"]);
+    let messages = command::output(&mut cargo)?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == target).then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    executables.next_back().with_context(|| format!("cargo names no program of the test target {target}"))
 }
 
 /// Builds what goes into the image, below `folder`: static, and the same bytes wherever the checkout is.

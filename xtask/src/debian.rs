@@ -48,9 +48,15 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 }
 
 fn on_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// The file of a program on the search path.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin".into(), "/sbin".into()];
-    std::env::split_paths(&path).chain(system).any(|folder: PathBuf| folder.join(program).is_file())
+    let mut files = std::env::split_paths(&path).chain(system).map(|folder: PathBuf| folder.join(program));
+    files.find(|file| file.is_file())
 }
 
 /// Downloads one package version from `suite` of the configured mirror and unpacks it into `into`.

@@ -23,8 +23,8 @@ pub(crate) enum Tier {
 }
 
 impl Tier {
-    /// Without [`Self::Vm`] and [`Self::Upgrade`], which are run by themselves.
-    pub(crate) const ALL: [Self; 4] = [Self::Pure, Self::Program, Self::Netns, Self::Cluster];
+    /// Without [`Self::Upgrade`], which is run by itself.
+    pub(crate) const ALL: [Self; 5] = [Self::Pure, Self::Program, Self::Netns, Self::Vm, Self::Cluster];
     /// What runs without being asked for: the others fetch kernels, or need Go and a quarter of an hour for the first
     /// build.
     pub(crate) const USUAL: [Self; 3] = [Self::Pure, Self::Program, Self::Netns];

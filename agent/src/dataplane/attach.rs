@@ -1,19 +1,17 @@
 //! Attaching: every link is pinned, so that programs outlive the agent, and a program is replaced by updating its
-//! link, so that no packet and no socket call ever misses it.
+//! link, so that no packet and no socket call ever misses it. Where the kernel has no links for interfaces, filters take
+//! their place: see [`filter`].
 use std::{
-    fs::{self, File},
-    io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    collections::BTreeSet,
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
 };
 
 use aya::{
     pin::PinError,
     programs::{
-        CgroupAttachMode, LinkOrder, ProgramError, TcAttachType,
+        LinkOrder, ProgramError, TcAttachType,
         links::{FdLink, LinkError},
         tc::TcAttachOptions,
     },
@@ -22,13 +20,14 @@ use bpf_maps::{
     MillraceDir,
     link::{self, Target},
 };
+use nix::net::if_::if_nametoindex;
 
 use super::{
     filter,
-    hook::{CgroupHook, LinkName, PodHook, UplinkHook},
+    hook::{CgroupHook, LinkName, PodHook, UplinkHook, link_name},
     load::{LoadError, Programs},
 };
-use crate::telemetry::chain;
+use crate::{net::clsact, telemetry::chain};
 
 /// Why a program is not where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +46,28 @@ pub enum AttachError {
         "{ifname} is interface {found} now, not {expected}: it was replaced; if it is a pod's, delete the pod"
     )]
     ReplacedInterface { ifname: String, expected: u32, found: u32 },
+    #[error("cannot attach {program} to {ifname} as a filter of clsact")]
+    Filter { program: &'static str, ifname: String, source: io::Error },
+    #[error(
+        "cannot attach {program} to {ifname}: another owner has a filter of priority {priority} there, the first, which it \
+         needs; give that one another (`tc filter show dev {ifname} ingress` and `egress` list them)"
+    )]
+    Occupied { program: &'static str, ifname: String, priority: u16 },
+    #[error("cannot list the filters of the interfaces")]
+    Filters(#[source] io::Error),
+    #[error("cannot remove the qdisc clsact, which was made for {program}, from {ifname}")]
+    Qdisc { program: &'static str, ifname: String, source: io::Error },
     #[error("cannot {operation} {}", .path.display())]
     Path { operation: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// By links of tcx.
+    Tcx,
+    /// As filters of the `clsact` qdisc.
+    Clsact,
 }
 
 /// Where a pod's programs go, or that of an uplink.
@@ -72,10 +91,11 @@ pub(crate) struct Adopted {
 pub(crate) struct Links {
     pub(super) dir: MillraceDir,
     pub(super) cgroup: PathBuf,
+    pub(super) by: By,
 }
 
 /// What a pin turned out to be.
-enum Pinned {
+pub(super) enum Pinned {
     /// It is attached where it should be and runs the new program.
     Updated,
     /// Nothing useful is pinned.
@@ -85,11 +105,21 @@ enum Pinned {
 }
 
 impl Links {
-    pub(crate) fn new(dir: MillraceDir, cgroup: PathBuf) -> Self {
-        Self { dir, cgroup }
+    pub(super) fn new(dir: MillraceDir, cgroup: PathBuf, by: By) -> Self {
+        Self { dir, cgroup, by }
     }
 
-    /// Puts the new programs into every link of the run before. Comes before anything else changes, so that the
+    /// Names of the links, and of what stands for them where there are filters.
+    pub(super) fn names(&self) -> Result<BTreeSet<String>, AttachError> {
+        let mut names: BTreeSet<String> = self.dir.link_names()?.into_iter().collect();
+        if self.by == By::Clsact {
+            let attached = filter::attached().map_err(AttachError::Filters)?;
+            names.extend(attached.iter().map(|filter| link_name(&filter.ifname, filter.program)));
+        }
+        Ok(names)
+    }
+
+    /// Puts the new programs into every link and filter of the run before. Comes before anything else changes, so that the
     /// maps are never read by programs of another version.
     pub(crate) fn adopt(&self, programs: &Programs, cgroup: &[CgroupHook]) -> Result<Adopted, AttachError> {
         let mut adopted = Adopted::default();
@@ -98,6 +128,12 @@ impl Links {
                 LinkName::Pod { hook, .. } => hook.program(),
                 LinkName::Uplink { hook, .. } => hook.program(),
                 LinkName::Cgroup(hook) if cgroup.contains(&hook) => hook.program(),
+                LinkName::Qdisc { ifname } if if_nametoindex(ifname.as_str()).is_ok() => continue,
+                // It went with its interface.
+                LinkName::Qdisc { .. } => {
+                    self.remove(&name)?;
+                    continue;
+                }
                 LinkName::Cgroup(_) | LinkName::Unknown => {
                     tracing::info!("detaching {name}: it is not used any more");
                     self.remove(&name)?;
@@ -111,25 +147,24 @@ impl Links {
                 adopted.stale += 1;
             }
         }
+        adopted.updated += filter::adopt(programs)?;
         Ok(adopted)
     }
 
-    /// Attaches socket programs to the cgroup, unless they are there.
-    pub(crate) fn attach_cgroup(
-        &self,
-        programs: &mut Programs,
-        hooks: &[CgroupHook],
-    ) -> Result<(), AttachError> {
-        hooks.iter().try_for_each(|hook| self.attach_cgroup_hook(programs, *hook))
-    }
-
-    /// Attaches both programs to a pod's interface by links, or updates them where they are.
+    /// Attaches both programs to a pod's interface for good, or updates them where they are.
     pub(crate) fn attach_pod(&self, programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
         for hook in PodHook::ALL {
             let (program, name) = (hook.program(), hook.link_name(pod.ifname));
-            self.attach_tcx(programs, pod, program, hook.direction(), &name)?;
+            match self.by {
+                By::Tcx => self.attach_tcx(programs, pod, program, hook.direction(), &name)?,
+                By::Clsact => _ = filter::put(programs, pod, program, hook.tcx())?,
+            }
         }
-        filter::remove(pod.ifname);
+        match self.by {
+            // One that stays runs no more.
+            By::Tcx => detach_filters(pod).unwrap_or_else(|error| tracing::debug!("{}", chain(&error))),
+            By::Clsact => self.detach_links(pod.ifname)?,
+        }
         Ok(())
     }
 
@@ -140,11 +175,14 @@ impl Links {
         programs: &mut Programs,
         pod: Interface<'_>,
     ) -> Result<bool, AttachError> {
+        if self.by == By::Clsact {
+            return self.attach_pod(programs, pod).map(|()| false);
+        }
         // Links of this name exist where an ADD is repeated, or where those of an earlier pod were left.
         let is_new =
             PodHook::ALL.iter().all(|hook| !self.dir.link_path(&hook.link_name(pod.ifname)).exists());
         if is_new {
-            match filter::attach(programs, pod) {
+            match filter::attach_new(programs, pod) {
                 Ok(()) => return Ok(true),
                 Err(error @ AttachError::ReplacedInterface { .. }) => return Err(error),
                 // Without `clsact` or its filters in the kernel: links take longer, and do the same.
@@ -171,6 +209,19 @@ impl Links {
                 self.remove(&name)?;
             }
         }
+        for filter in filter::attached().map_err(AttachError::Filters)? {
+            let is_wanted = uplinks.iter().any(|uplink| uplink.ifindex == filter.ifindex);
+            let hook = UplinkHook::ALL.into_iter().find(|hook| hook.program() == filter.program);
+            if let Some(hook) = hook.filter(|_| !is_wanted) {
+                tracing::info!(
+                    "detaching {} from {}: it is no uplink any more",
+                    filter.program,
+                    filter.ifname
+                );
+                let uplink = Interface { ifname: &filter.ifname, ifindex: filter.ifindex };
+                self.detach_uplink_filter(uplink, hook)?;
+            }
+        }
         Ok(())
     }
 
@@ -181,12 +232,52 @@ impl Links {
         uplink: Interface<'_>,
         hook: UplinkHook,
     ) -> Result<(), AttachError> {
-        self.attach_tcx(programs, uplink, hook.program(), hook.direction(), &hook.link_name(uplink.ifname))
+        let (program, name) = (hook.program(), hook.link_name(uplink.ifname));
+        if self.by == By::Tcx {
+            self.attach_tcx(programs, uplink, program, hook.direction(), &name)?;
+            // The qdisc stays: to take it away, the kernel stops the interface's queues for a moment (`qdisc_graft`).
+            return filter::remove(uplink, program, hook.tcx());
+        }
+        if filter::put(programs, uplink, program, hook.tcx())? {
+            self.note_qdisc(programs, uplink.ifname)?;
+        }
+        self.remove(&name)
     }
 
-    /// Removes a pod's links. They may be gone already, with their interface.
-    pub(crate) fn detach_pod(&self, host_ifname: &str) -> Result<(), AttachError> {
+    /// Notes that the qdisc of an interface was made for our filters.
+    fn note_qdisc(&self, programs: &mut Programs, ifname: &str) -> Result<(), AttachError> {
+        let name = UplinkHook::qdisc_name(ifname);
+        self.remove(&name)?;
+        let path = self.dir.link_path(&name);
+        programs.pin_clock(&path)?.map_err(|source| AttachError::PinLink { program: "clsact", path, source })
+    }
+
+    /// Removes a program of uplinks from an interface, and its qdisc if it was made for us and nobody uses it any more.
+    fn detach_uplink_filter(&self, uplink: Interface<'_>, hook: UplinkHook) -> Result<(), AttachError> {
+        let (program, name) = (hook.program(), UplinkHook::qdisc_name(uplink.ifname));
+        filter::remove(uplink, program, hook.tcx())?;
+        if !self.dir.link_path(&name).exists() {
+            return Ok(());
+        }
+        let ifname = uplink.ifname.to_owned();
+        clsact::remove_qdisc_if_empty(uplink.ifindex).map_err(|source| AttachError::Qdisc {
+            program,
+            ifname,
+            source,
+        })?;
+        // Whoever uses it now keeps it.
+        self.remove(&name)
+    }
+
+    /// Takes the programs off a pod's interface. It may be gone already.
+    pub(crate) fn detach_pod(&self, pod: Interface<'_>) -> Result<(), AttachError> {
         // Both are tried, whatever becomes of the first.
+        let links = self.detach_links(pod.ifname);
+        if self.by == By::Clsact { detach_filters(pod).and(links) } else { links }
+    }
+
+    /// Removes a pod's links.
+    pub(super) fn detach_links(&self, host_ifname: &str) -> Result<(), AttachError> {
         let [from_pod, to_pod] = PodHook::ALL.map(|hook| self.remove(&hook.link_name(host_ifname)));
         from_pod.and(to_pod)
     }
@@ -226,35 +317,8 @@ impl Links {
         }
     }
 
-    fn attach_cgroup_hook(&self, programs: &mut Programs, hook: CgroupHook) -> Result<(), AttachError> {
-        let program = hook.program();
-        let cgroup = File::open(&self.cgroup).map_err(|source| self.cgroup_failed(source))?;
-        let inode = cgroup.metadata().map_err(|source| self.cgroup_failed(source))?.ino();
-        let wanted = |target| matches!(target, Target::Cgroup { id, .. } if id == inode);
-        let pinned = self.pinned(program, wanted, programs, program)?;
-        if matches!(pinned, Pinned::Updated) {
-            return Ok(());
-        }
-        let target = self.cgroup_name();
-        let failed =
-            |source| AttachError::Attach { program, target: target.clone(), source: Box::new(source) };
-        let sock_addr = programs.sock_addr(program)?;
-        // A cgroup link shares its hook with others whatever the mode; the kernel refuses the flags of the others.
-        let id = sock_addr.attach(&cgroup, CgroupAttachMode::Single).map_err(failed)?;
-        let link = sock_addr.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|source| link_failed(program, &target, source))?;
-        if matches!(pinned, Pinned::Absent) {
-            return self.pin(link, program, program);
-        }
-        // The cgroup root was moved: the new link is in place before the old one ends.
-        let moving = format!("{program}:moving");
-        self.pin(link, &moving, program)?;
-        let (from, to) = (self.dir.link_path(&moving), self.dir.link_path(program));
-        fs::rename(&from, &to).map_err(|source| AttachError::Path { operation: "rename", path: from, source })
-    }
-
     /// Looks at a pin, and puts the new program into its link when it is attached to the wanted target.
-    fn pinned(
+    pub(super) fn pinned(
         &self,
         name: &str,
         wanted: impl Fn(Target) -> bool,
@@ -285,7 +349,7 @@ impl Links {
         Ok(bpf_maps::obj_get(&self.dir.link_path(name))?)
     }
 
-    fn pin(&self, link: FdLink, name: &str, program: &'static str) -> Result<(), AttachError> {
+    pub(super) fn pin(&self, link: FdLink, name: &str, program: &'static str) -> Result<(), AttachError> {
         let path = self.dir.link_path(name);
         match link.pin(&path) {
             Ok(_) => Ok(()),
@@ -293,7 +357,7 @@ impl Links {
         }
     }
 
-    fn remove(&self, name: &str) -> Result<(), AttachError> {
+    pub(super) fn remove(&self, name: &str) -> Result<(), AttachError> {
         let path = self.dir.link_path(name);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -302,17 +366,13 @@ impl Links {
             Ok(()) | Err(_) => Ok(()),
         }
     }
-
-    /// The cgroup, for people.
-    pub(crate) fn cgroup_name(&self) -> String {
-        self.cgroup.display().to_string()
-    }
-
-    pub(super) fn cgroup_failed(&self, source: io::Error) -> AttachError {
-        AttachError::Path { operation: "open", path: self.cgroup.clone(), source }
-    }
 }
 
-fn link_failed(program: &'static str, target: &str, source: LinkError) -> AttachError {
+fn detach_filters(pod: Interface<'_>) -> Result<(), AttachError> {
+    let [from_pod, to_pod] = PodHook::ALL.map(|hook| filter::remove(pod, hook.program(), hook.tcx()));
+    from_pod.and(to_pod)
+}
+
+pub(super) fn link_failed(program: &'static str, target: &str, source: LinkError) -> AttachError {
     AttachError::Link { program, target: target.to_owned(), source }
 }

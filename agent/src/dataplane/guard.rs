@@ -10,7 +10,7 @@ use bpf_maps::link::{self, Target, TcxHook};
 
 use super::{
     Dataplane,
-    attach::{AttachError, Interface, Links},
+    attach::{AttachError, By, Interface, Links},
     filter,
     hook::{CgroupHook, PodHook, UplinkHook},
     load::Programs,
@@ -19,7 +19,7 @@ use crate::telemetry::chain;
 
 /// Where our program is among those on a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     First,
     /// Another program comes before it: one that passes a packet ends its way, and ours never sees it.
     Behind,
@@ -29,7 +29,7 @@ enum Place {
 }
 
 impl Place {
-    fn among(running: &[u32], ours: u32) -> Self {
+    pub(super) fn among(running: &[u32], ours: u32) -> Self {
         match running.iter().position(|id| *id == ours) {
             Some(0) => Self::First,
             Some(_) => Self::Behind,
@@ -95,7 +95,7 @@ impl Dataplane {
         for ((ifname, ifindex), hook) in hooks {
             let uplink = Interface { ifname, ifindex: *ifindex };
             let at = format!("uplink: {} on {ifname}", hook.program());
-            match Links::place(&self.programs, uplink, hook.program(), hook.tcx()) {
+            match self.links.place(&self.programs, uplink, hook.program(), hook.tcx()) {
                 Ok(Place::First | Place::NoInterface) => {}
                 Ok(Place::Missing) => {
                     let repair = self.links.attach_uplink(&mut self.programs, uplink, hook);
@@ -115,7 +115,7 @@ impl Dataplane {
         for hook in PodHook::ALL {
             let program = hook.program();
             let at = format!("pod {}: {program} on {}", endpoint.pod, endpoint.host_ifname);
-            match Links::place(&self.programs, pod, program, hook.tcx()) {
+            match self.links.place(&self.programs, pod, program, hook.tcx()) {
                 Ok(Place::First | Place::NoInterface) => {}
                 Ok(Place::Missing) => {
                     let repair = self.links.attach_pod(&mut self.programs, pod);
@@ -134,11 +134,15 @@ impl Dataplane {
 impl Links {
     /// Where a program is among those that run on a hook of an interface.
     fn place(
+        &self,
         programs: &Programs,
         interface: Interface<'_>,
         program: &'static str,
         hook: TcxHook,
     ) -> Result<Place, AttachError> {
+        if self.by == By::Clsact {
+            return filter::place(programs, interface, program, hook);
+        }
         let ours = bpf_maps::program::info(programs.fd(program)?)?.id;
         match link::tcx_programs(interface.ifindex, hook) {
             Ok(running) => Ok(Place::among(&running, ours)),
@@ -150,13 +154,18 @@ impl Links {
     /// Makes the programs of a pod's interface come first again. The kernel takes a program only once on each hook, so
     /// the new link cannot be made before the old one goes: filters guard the interface in between.
     fn put_pod_first(&self, programs: &mut Programs, pod: Interface<'_>) -> Result<(), AttachError> {
-        if let Err(error) = filter::attach(programs, pod) {
+        if self.by == By::Clsact {
+            return PodHook::ALL
+                .into_iter()
+                .try_for_each(|hook| filter::put_first(programs, pod, hook.program(), hook.tcx()));
+        }
+        if let Err(error) = filter::attach_new(programs, pod) {
             tracing::debug!("{}", chain(&error));
         }
         for name in PodHook::ALL.map(|hook| hook.link_name(pod.ifname)) {
             self.end_link(&name)?;
         }
-        self.detach_pod(pod.ifname)?;
+        self.detach_links(pod.ifname)?;
         self.attach_pod(programs, pod)
     }
 
@@ -168,6 +177,9 @@ impl Links {
         uplink: Interface<'_>,
         hook: UplinkHook,
     ) -> Result<(), AttachError> {
+        if self.by == By::Clsact {
+            return filter::put_first(programs, uplink, hook.program(), hook.tcx());
+        }
         self.end_link(&hook.link_name(uplink.ifname))?;
         self.attach_uplink(programs, uplink, hook)
     }

@@ -6,6 +6,9 @@ use bpf_maps::link::TcxHook;
 /// refuses names with a dot.
 const SEPARATOR: char = ':';
 
+/// In place of a program in the name of a pin: see [`LinkName::Qdisc`].
+const QDISC: &str = "clsact";
+
 /// The programs on the host side of each pod's veth pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PodHook {
@@ -41,7 +44,7 @@ impl PodHook {
 
     /// Name of the pinned link.
     pub(crate) fn link_name(self, host_ifname: &str) -> String {
-        format!("{host_ifname}{SEPARATOR}{}", self.program())
+        link_name(host_ifname, self.program())
     }
 }
 
@@ -79,12 +82,30 @@ impl UplinkHook {
         }
     }
 
-    /// Name of the pinned link. bpffs refuses dots, which names of interfaces may hold, and interfaces never have a
-    /// colon in theirs.
+    /// Name of the pinned link.
     pub(crate) fn link_name(self, ifname: &str) -> String {
-        format!("{}{SEPARATOR}{}", ifname.replace('.', ":"), self.program())
+        link_name(ifname, self.program())
+    }
+
+    /// Name of the pin that says that the interface's qdisc was made for our filters.
+    pub(crate) fn qdisc_name(ifname: &str) -> String {
+        link_name(ifname, QDISC)
     }
 }
+
+/// Name of the pinned link of a program on an interface. bpffs refuses dots, which names of interfaces may hold, and
+/// interfaces never have a colon in theirs.
+pub(crate) fn link_name(ifname: &str, program: &str) -> String {
+    format!("{}{SEPARATOR}{program}", ifname.replace('.', ":"))
+}
+
+/// Every program that runs on interfaces, and on which of their packets.
+pub(crate) const ON_INTERFACES: [(&str, TcxHook); 4] = [
+    (PodHook::FromPod.program(), PodHook::FromPod.tcx()),
+    (PodHook::ToPod.program(), PodHook::ToPod.tcx()),
+    (UplinkHook::FromNetdev.program(), UplinkHook::FromNetdev.tcx()),
+    (UplinkHook::ToNetdev.program(), UplinkHook::ToNetdev.tcx()),
+];
 
 /// The programs on the cgroup, which run when a process uses a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +164,10 @@ pub(crate) enum LinkName {
         ifname: String,
         hook: UplinkHook,
     },
+    /// No link: the qdisc of this interface was made for our filters.
+    Qdisc {
+        ifname: String,
+    },
     Cgroup(CgroupHook),
     /// Left by an interrupted start, or by another version.
     Unknown,
@@ -154,8 +179,12 @@ impl LinkName {
             return Self::Cgroup(hook);
         }
         let Some((host_ifname, program)) = name.rsplit_once(SEPARATOR) else { return Self::Unknown };
+        let ifname = || host_ifname.replace(SEPARATOR, ".");
         if let Some(hook) = UplinkHook::ALL.into_iter().find(|hook| hook.program() == program) {
-            return Self::Uplink { ifname: host_ifname.replace(SEPARATOR, "."), hook };
+            return Self::Uplink { ifname: ifname(), hook };
+        }
+        if program == QDISC {
+            return Self::Qdisc { ifname: ifname() };
         }
         match PodHook::ALL.into_iter().find(|hook| hook.program() == program) {
             Some(hook) => Self::Pod { host_ifname: host_ifname.to_owned(), hook },
@@ -178,6 +207,8 @@ mod tests {
             let name = hook.link_name(ifname);
             assert!(!name.contains('.'), "bpffs refuses {name}");
             assert_eq!(LinkName::parse(&name), LinkName::Uplink { ifname: ifname.to_owned(), hook });
+            let qdisc = LinkName::parse(&UplinkHook::qdisc_name(ifname));
+            assert_eq!(qdisc, LinkName::Qdisc { ifname: ifname.to_owned() });
         }
         for hook in CgroupHook::ALL {
             assert_eq!(LinkName::parse(hook.program()), LinkName::Cgroup(hook));

@@ -4,13 +4,16 @@ use std::{
     num::NonZeroU64,
     os::fd::{AsFd as _, BorrowedFd},
     panic::resume_unwind,
+    path::Path,
     thread,
 };
 
 use agent_core::model::node::Services;
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
+    pin::PinError,
+    programs::{CgroupSockAddr, Program, ProgramError, ProgramType, SchedClassifier},
+    sys::{BpfHelper, is_helper_supported},
 };
 use bpf_maps::{MillraceDir, Pin};
 use dataplane_common::{
@@ -78,6 +81,9 @@ impl LoadOptions {
         };
         if self.cut_established {
             flags |= flag::CUT_ESTABLISHED;
+        }
+        if !has_set_retval() {
+            flags |= flag::NO_SET_RETVAL;
         }
         Config {
             host_netns: self.host_netns.get(),
@@ -168,6 +174,11 @@ impl Programs {
         Ok(program.fd().map_err(|source| failed(name, source))?.as_fd())
     }
 
+    /// Pins the program that reads the kernel's clock: a note that goes when the kernel does.
+    pub(crate) fn pin_clock(&mut self, path: &Path) -> Result<Result<(), PinError>, LoadError> {
+        Ok(self.classifier(CLOCK)?.pin(path))
+    }
+
     /// A descriptor of the program that reads the kernel's clock.
     pub(crate) fn clock(&self) -> Result<BorrowedFd<'_>, LoadError> {
         self.fd(CLOCK)
@@ -182,6 +193,12 @@ impl Programs {
     fn program(&mut self, name: &'static str) -> Result<&mut Program, LoadError> {
         self.0.program_mut(name).ok_or(LoadError::Missing { name })
     }
+}
+
+/// Whether socket programs can choose the error that a call fails with.
+fn has_set_retval() -> bool {
+    // Whoever cannot be asked loads nothing either.
+    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(true)
 }
 
 fn load(name: &'static str, program: &mut Program) -> Result<(), LoadError> {

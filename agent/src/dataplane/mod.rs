@@ -1,6 +1,7 @@
 //! The kernel's side of the agent: programs, maps and links. The only module that imports `aya`.
 mod apply;
 mod attach;
+mod cgroup;
 mod dump;
 mod filter;
 mod gc;
@@ -15,7 +16,7 @@ mod remove;
 mod rollback;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fs::File,
     io,
     net::IpAddr,
@@ -48,7 +49,7 @@ use self::{
     load::{LoadOptions, Programs},
     maps::{Maps, Takeover},
 };
-use crate::{config::Config, health::Problems};
+use crate::{config::Config, health::Problems, telemetry::chain};
 
 /// Why the agent cannot use the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ pub enum DataplaneError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Attach(#[from] AttachError),
-    #[error("cannot tell the network namespace of this host")]
+    #[error("cannot tell the network namespace of this host by SO_NETNS_COOKIE, which Linux has since 5.14")]
     Netns(#[source] io::Error),
     #[error("cannot read the clock")]
     Clock(#[source] io::Error),
@@ -105,7 +106,7 @@ impl Dataplane {
     /// # Errors
     /// When something is missing; then nothing that runs in the kernel has changed.
     pub fn open(config: &Config, services: Services, problems: &Problems) -> Result<Self, DataplaneError> {
-        let cgroup = preflight::check(config.cgroup_root.as_deref())?;
+        let (cgroup, by) = preflight::check(config.cgroup_root.as_deref(), config.attach)?;
         let dir = MillraceDir::new(&config.bpffs);
         dir.create()?;
         let lock = lock::acquire(&dir)?;
@@ -116,7 +117,7 @@ impl Dataplane {
         let established = [MapId::CT_EST_V4, MapId::CT_EST_V6].map(|id| maps.get(id).info().max_entries);
         let options = LoadOptions { cut_established, socket_lb, services, host_netns, established };
         tracing::info!("loading the eBPF object sha256:{}", load::object_hash());
-        let links = Links::new(dir.clone(), cgroup);
+        let links = Links::new(dir.clone(), cgroup, by);
         let pin = |id| takeover.as_ref().map_or(Pin::Current, |takeover| takeover.pin(id));
         let mut programs = Programs::load(&dir, pin, options)?;
         if !takeover.as_ref().is_some_and(Takeover::is_filling) {
@@ -281,7 +282,7 @@ impl Dataplane {
     pub(crate) fn detach(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
         self.forget(endpoint.ips.clone());
         self.unlinked.retain(|(ifname, _)| *ifname != endpoint.host_ifname);
-        self.links.detach_pod(&endpoint.host_ifname)
+        self.links.detach_pod(Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex })
     }
 
     /// Deletes the flows of endpoints that are gone.
@@ -310,12 +311,12 @@ impl Dataplane {
 
     /// Programs that are not where they should be: one sentence for each place.
     pub(crate) fn unattached<'a>(&self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<String> {
-        let pinned: BTreeSet<String> = match self.dir.link_names() {
-            Ok(names) => names.into_iter().collect(),
-            Err(error) => return vec![error.to_string()],
+        let attached = match self.links.names() {
+            Ok(names) => names,
+            Err(error) => return vec![chain(&error)],
         };
         let missing = |names: &mut dyn Iterator<Item = String>| {
-            let names: Vec<String> = names.filter(|name| !pinned.contains(name)).collect();
+            let names: Vec<String> = names.filter(|name| !attached.contains(name)).collect();
             (!names.is_empty()).then(|| names.join(", "))
         };
         let sockets = self.options.cgroup_hooks().iter().map(|hook| hook.program().to_owned());
@@ -340,7 +341,7 @@ impl Dataplane {
     /// Every program with its cost and where it is attached.
     pub(crate) fn programs(&self) -> Vec<agent_api::Program> {
         let mut attached: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for name in self.dir.link_names().unwrap_or_default() {
+        for name in self.links.names().unwrap_or_default() {
             match LinkName::parse(&name) {
                 LinkName::Pod { host_ifname, hook } => {
                     attached.entry(hook.program()).or_default().push(host_ifname);
@@ -351,7 +352,7 @@ impl Dataplane {
                 LinkName::Cgroup(hook) => {
                     attached.entry(hook.program()).or_default().push(self.links.cgroup_name());
                 }
-                LinkName::Unknown => {}
+                LinkName::Qdisc { .. } | LinkName::Unknown => {}
             }
         }
         for (ifname, _) in &self.unlinked {

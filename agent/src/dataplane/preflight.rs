@@ -10,6 +10,9 @@ use aya::{
 };
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
+use super::attach::By;
+use crate::{config::Attach, net::clsact};
+
 /// What the machine lacks.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
@@ -17,12 +20,16 @@ pub enum PreflightError {
         "missing {missing}: run the agent as root, or add them in the pod's securityContext.capabilities"
     )]
     Capabilities { missing: Capabilities },
-    #[error("Linux {release} is too old: tcx links, which replace programs without a gap, need 6.6 or later")]
-    Kernel { release: String },
     #[error(
-        "the kernel has no tcx (Linux {release}): it must be built with CONFIG_NET_XGRESS and CONFIG_BPF_SYSCALL"
+        "the kernel has no tcx links (they came with 6.6): leave out --attach tcx, and filters of clsact do instead"
     )]
-    NoTcx { release: String },
+    NoTcx,
+    #[error("the kernel has neither tcx links (since 6.6) nor {missing}: build or load one of the two")]
+    NothingToAttachTo { missing: &'static str },
+    #[error("the kernel has not {missing}: build or load it, or leave out --attach clsact")]
+    NoClsact { missing: &'static str },
+    #[error("cannot find out whether the kernel has the qdisc clsact")]
+    Clsact(#[source] io::Error),
     #[error(
         "no cgroup2 is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, or name one with --cgroup-root"
     )]
@@ -84,36 +91,47 @@ impl fmt::Display for Capabilities {
     }
 }
 
-/// Checks everything that is not about the pin directory, and finds the cgroup to attach to.
-pub(crate) fn check(cgroup_root: Option<&Path>) -> Result<PathBuf, PreflightError> {
+/// Checks everything that is not about the pin directory, and finds the cgroup to attach to, and how to attach to
+/// interfaces.
+pub(super) fn check(cgroup_root: Option<&Path>, attach: Attach) -> Result<(PathBuf, By), PreflightError> {
     let status = read("/proc/self/status")?;
     let capabilities = Capabilities::effective_in(&status)
         .ok_or(PreflightError::ProcContent { path: "/proc/self/status", content: status })?;
     if let Some(missing) = capabilities.missing() {
         return Err(PreflightError::Capabilities { missing });
     }
-    check_kernel()?;
-    find_cgroup2(cgroup_root)
+    let by = choose(attach, has_tcx(), || clsact::lacks().map_err(PreflightError::Clsact))?;
+    Ok((find_cgroup2(cgroup_root)?, by))
 }
 
-fn check_kernel() -> Result<(), PreflightError> {
-    let release = read("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    match version_of(&release) {
-        Some(version) if version < (6, 6) => return Err(PreflightError::Kernel { release }),
-        Some(_) => {}
-        None => {
-            return Err(PreflightError::ProcContent { path: "/proc/sys/kernel/osrelease", content: release });
-        }
+/// Links where the kernel has them. `lacks` tells what is missing for filters.
+fn choose(
+    attach: Attach,
+    has_tcx: bool,
+    lacks: impl Fn() -> Result<Option<&'static str>, PreflightError>,
+) -> Result<By, PreflightError> {
+    match (attach, has_tcx) {
+        (Attach::Auto | Attach::Tcx, true) => return Ok(By::Tcx),
+        (Attach::Tcx, false) => return Err(PreflightError::NoTcx),
+        (Attach::Auto, false) | (Attach::Clsact, _) => {}
     }
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+    match (lacks()?, attach) {
+        (None, _) => Ok(By::Clsact),
+        (Some(missing), Attach::Clsact) => Err(PreflightError::NoClsact { missing }),
+        (Some(missing), _) => Err(PreflightError::NothingToAttachTo { missing }),
+    }
+}
+
+/// Asked for the programs on a hook, a kernel without tcx (before 6.6, e420bed02507, or built without
+/// `CONFIG_NET_XGRESS`) does not know what is meant.
+fn has_tcx() -> bool {
+    let asked = SchedClassifier::query_tcx("lo", TcAttachType::Ingress);
+    // Opening foreign programs by their id needs CAP_SYS_ADMIN, which the agent does not: the query worked.
+    !matches!(
+        asked,
         Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.raw_os_error() == Some(libc::EINVAL) =>
-        {
-            Err(PreflightError::NoTcx { release })
-        }
-        // Opening foreign programs by their id needs CAP_SYS_ADMIN, which the agent does not: the query worked.
-        _ => Ok(()),
-    }
+            if io_error.raw_os_error() == Some(libc::EINVAL)
+    )
 }
 
 fn find_cgroup2(wanted: Option<&Path>) -> Result<PathBuf, PreflightError> {
@@ -125,12 +143,6 @@ fn find_cgroup2(wanted: Option<&Path>) -> Result<PathBuf, PreflightError> {
         .into_iter()
         .find(|path| statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC))
         .ok_or_else(|| PreflightError::NotCgroup2 { path: path.to_owned() })
-}
-
-/// Major and minor number of a release such as `6.6.12-cloud-amd64`.
-fn version_of(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// The mount point of the first cgroup2 in the text of `/proc/self/mountinfo` (proc(5)): fixed fields, any number
@@ -199,12 +211,22 @@ mod tests {
     }
 
     #[test]
-    fn releases_are_compared_by_their_first_two_numbers() {
-        assert_eq!(version_of("6.6.12-cloud-amd64"), Some((6, 6)));
-        assert_eq!(version_of("6.18-rc1"), Some((6, 18)));
-        assert!(version_of("5.10.0-26-amd64") < Some((6, 6)));
-        assert!(version_of("10.0") > Some((6, 6)));
-        assert_eq!(version_of("linux"), None);
+    fn links_are_used_where_the_kernel_has_them_and_filters_where_not() {
+        let chosen = |attach, has_tcx, lacks: Option<&'static str>| {
+            choose(attach, has_tcx, || Ok(lacks)).map_err(|error| error.to_string())
+        };
+        assert_eq!(chosen(Attach::Auto, true, Some("x")), Ok(By::Tcx));
+        assert_eq!(chosen(Attach::Tcx, true, None), Ok(By::Tcx));
+        assert_eq!(chosen(Attach::Auto, false, None), Ok(By::Clsact));
+        assert_eq!(chosen(Attach::Clsact, true, None), Ok(By::Clsact));
+        for (attach, lacks, named) in [
+            (Attach::Auto, Some("the qdisc clsact"), "neither tcx links (since 6.6) nor the qdisc clsact"),
+            (Attach::Clsact, Some("the classifier bpf"), "not the classifier bpf"),
+            (Attach::Tcx, None, "no tcx links"),
+        ] {
+            let error = chosen(attach, false, lacks).unwrap_err();
+            assert!(error.contains(named), "{named} is not in {error}");
+        }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 use std::{fs, io, path::Path};
 
 use bpf_maps::MillraceDir;
+use nix::net::if_::if_nametoindex;
 
 use super::{
-    hook::CgroupHook,
+    filter,
+    hook::{CgroupHook, LinkName},
     lock::{self, LockError},
 };
+use crate::net::clsact;
 
 /// Why pins are left.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +18,8 @@ pub(crate) enum RemoveError {
     Dir(#[from] bpf_maps::Error),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error("cannot remove the filters of the interfaces")]
+    Filters(#[source] io::Error),
     #[error("cannot remove {path}")]
     Pin { path: String, source: io::Error },
 }
@@ -41,6 +46,10 @@ impl Claimed {
         // What translates goes before what undoes a translation: no process sees an address that it did not ask for.
         let sockets = CgroupHook::ALL.iter().rev().map(|hook| self.dir.link_path(hook.program()));
         let mut removed = sockets.filter(|path| remove(path, &mut errors)).count();
+        match self.remove_filters() {
+            Ok(filters) => removed += filters,
+            Err(error) => errors.push(error),
+        }
         for folder in [self.dir.links_dir(), self.dir.maps_dir(), self.dir.root()] {
             let entries = match fs::read_dir(&folder) {
                 Ok(entries) => entries,
@@ -58,6 +67,21 @@ impl Claimed {
             }
         }
         (removed, errors)
+    }
+}
+
+impl Claimed {
+    /// Removes our filters, and the qdiscs that were made for them and hold no others.
+    fn remove_filters(&self) -> Result<usize, RemoveError> {
+        let removed = filter::remove_all().map_err(RemoveError::Filters)?;
+        for name in self.dir.link_names()? {
+            let LinkName::Qdisc { ifname } = LinkName::parse(&name) else { continue };
+            // It may have gone with its interface.
+            if let Ok(ifindex) = if_nametoindex(ifname.as_str()) {
+                clsact::remove_qdisc_if_empty(ifindex).map_err(RemoveError::Filters)?;
+            }
+        }
+        Ok(removed)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Works in the network namespace that the agent was started in. Everything made here carries a mark (a name prefix, a
 //! link alias, a route protocol), and nothing without the mark is ever changed.
+pub(crate) mod clsact;
 pub mod firewall;
 pub mod link;
 pub mod next_hop;

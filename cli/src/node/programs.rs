@@ -4,13 +4,18 @@ use std::{
     os::fd::AsFd,
 };
 
+use agent_api::interface::HOST_IFNAME_PREFIX;
 use anyhow::Result;
 use bpf_maps::{
     MillraceDir,
     link::{self, Target},
     obj_get, program,
 };
+use nix::net::if_::if_nameindex;
 use serde::Serialize;
+
+/// In place of a program in the name of a pin that is no link: the agent made the qdisc of an interface.
+const QDISC: &str = "clsact";
 
 /// A program and where it is attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,6 +32,9 @@ pub(crate) fn attached(dir: &MillraceDir) -> Result<(Vec<LoadedProgram>, Vec<Str
     let mut problems = Vec::new();
     for pin in dir.link_names()? {
         let (place, name) = place_and_program(&pin);
+        if name == QDISC {
+            continue;
+        }
         // bpffs refuses the dots in names of interfaces, and no interface has a colon in its name.
         let place = &place.replace(':', ".");
         let link = match obj_get(&dir.link_path(&pin)).and_then(|link| link::info(link.as_fd(), &pin)) {
@@ -52,18 +60,25 @@ pub(crate) fn attached(dir: &MillraceDir) -> Result<(Vec<LoadedProgram>, Vec<Str
     Ok((programs.into_values().collect(), problems))
 }
 
-/// The interfaces of the pods by their number, in whichever network namespace they are.
+/// The interfaces of the pods by their number: in whichever network namespace they are, where they have links.
 pub(crate) fn interfaces(dir: &MillraceDir) -> Result<HashMap<u32, String>> {
     let mut interfaces = HashMap::new();
     for name in dir.link_names()? {
         let (interface, program) = place_and_program(&name);
         // An uplink is the node's own.
-        if matches!(program, "from_netdev" | "to_netdev") {
+        if matches!(program, "from_netdev" | "to_netdev" | QDISC) {
             continue;
         }
         let link = obj_get(&dir.link_path(&name))?;
         if let Target::Interface { ifindex, .. } = link::info(link.as_fd(), &name)?.target {
             interfaces.insert(ifindex, interface.to_owned());
+        }
+    }
+    // Where programs are filters, no pin names a pod's interface.
+    for interface in if_nameindex().iter().flatten() {
+        let name = interface.name().to_string_lossy();
+        if name.starts_with(HOST_IFNAME_PREFIX) {
+            interfaces.entry(interface.index()).or_insert_with(|| name.into_owned());
         }
     }
     Ok(interfaces)

@@ -64,12 +64,20 @@ impl StatusReport {
     }
 }
 
-/// Takes from the agent what the kernel does not show to this user.
-fn complete(programs: &mut [LoadedProgram], known: &[Program]) {
+/// Takes from the agent what the kernel does not show to this user, and what has no pin: filters.
+fn complete(programs: &mut Vec<LoadedProgram>, known: &[Program]) {
     for program in programs.iter_mut().filter(|program| program.verified_instructions.is_none()) {
         let known = known.iter().find(|known| known.name == program.name);
         program.verified_instructions = known.map(|known| known.verified_instructions);
     }
+    let pinned: Vec<String> = programs.iter().map(|program| program.name.clone()).collect();
+    let filters = known.iter().filter(|known| !known.attached_to.is_empty() && !pinned.contains(&known.name));
+    programs.extend(filters.map(|known| LoadedProgram {
+        name: known.name.clone(),
+        verified_instructions: Some(known.verified_instructions),
+        attached_to: known.attached_to.clone(),
+    }));
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
 }
 
 /// `None` for `META`, which says what the others are, for the arrays of numbers, which are always full, and for what belongs to
@@ -239,10 +247,29 @@ CT_EST_V4     262,144  524,288   50%
     #[test]
     fn counts_that_the_kernel_hides_come_from_the_agent() {
         let hidden = |name: &str| LoadedProgram { name: name.into(), ..LoadedProgram::default() };
-        let mut programs = [hidden("from_pod"), hidden("to_pod")];
+        let mut programs = vec![hidden("from_pod"), hidden("to_pod")];
         let known = Program { name: "to_pod".into(), verified_instructions: 9, attached_to: vec![] };
         complete(&mut programs, &[known]);
-        assert_eq!(programs.map(|program| program.verified_instructions), [None, Some(9)]);
+        let counts: Vec<_> = programs.iter().map(|program| program.verified_instructions).collect();
+        assert_eq!(counts, [None, Some(9)]);
+    }
+
+    #[test]
+    fn programs_without_pins_come_from_the_agent() {
+        let of_sockets = LoadedProgram { name: "connect4".into(), ..LoadedProgram::default() };
+        let known = |name: &str, attached_to: &[&str]| Program {
+            name: name.into(),
+            verified_instructions: 9,
+            attached_to: attached_to.iter().map(|place| (*place).into()).collect(),
+        };
+        let mut programs = vec![of_sockets];
+        complete(
+            &mut programs,
+            &[known("clock", &[]), known("connect4", &["/c"]), known("from_pod", &["mra"])],
+        );
+        let shown: Vec<_> =
+            programs.iter().map(|program| (program.name.as_str(), program.attached_to.join(" "))).collect();
+        assert_eq!(shown, [("connect4", String::new()), ("from_pod", "mra".to_owned())]);
     }
 
     #[test]

@@ -101,19 +101,9 @@ global! {
     fn found() -> u32 = advance_in_its_zone, find_flow_v4, find_flow_v6
 }
 
-global! {
-    /// See [`in_its_zone`]: what [`find_quoted`] says of a flow.
-    fn found_quoted() -> u32 = quoted_in_its_zone, find_quoted_v4, find_quoted_v6
-}
-
 #[inline(always)]
 fn advance_in_its_zone<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
     in_its_zone::<F>(scratch, advanced::<F>)
-}
-
-#[inline(always)]
-fn quoted_in_its_zone<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
-    in_its_zone::<F>(scratch, quoted::<F>)
 }
 
 /// Looks for a flow where most are, and then among those beside another flow: where one is in the way, or where there
@@ -273,7 +263,7 @@ fn related_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Fl
 fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     let embedded = packet::embedded::<F>(ctx, &scratch.packet)?;
     scratch.judged = embedded.tuple.reversed();
-    let found = Flow::of_code(found_quoted::<F>(scratch));
+    let found = Flow::of_code(in_its_zone::<F>(scratch, quoted::<F>));
     // No flow is quoted that only could be.
     let flow = if matches!(found, Flow::Beside) { Flow::New } else { found };
     if matches!(flow, Flow::Translated) {

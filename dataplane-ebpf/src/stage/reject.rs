@@ -1,6 +1,6 @@
 //! Answers a packet that nobody will: the client of a service without backends, of a port that it does not have, or of a
 //! pod that is gone fails at once instead of waiting.
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns, programs::TcContext};
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns, programs::TcContext};
 use dataplane_common::{
     endpoint::EndpointValue,
     net::{MacAddr, proto},
@@ -49,8 +49,8 @@ fn answer_from<F: Parse>(
 #[inline(never)]
 #[expect(clippy::cast_possible_truncation, reason = "the seconds since boot")]
 extern "C" fn may_send_error(ifindex: u32) -> u32 {
-    // SAFETY: the helper takes no argument. Needs bpf_ktime_get_coarse_ns: v5.11, d05512618056.
-    let second = (unsafe { bpf_ktime_get_coarse_ns() } >> Rejections::SECOND_BITS) as u32;
+    // SAFETY: the helper takes no argument. bpf_ktime_get_coarse_ns, which takes less time, came with v5.11.
+    let second = (unsafe { bpf_ktime_get_ns() } >> Rejections::SECOND_BITS) as u32;
     if let Some(rejections) = maps::REJECTIONS.get_ptr_mut(ifindex) {
         // SAFETY: two CPUs that meet here count one for two, which a limit can bear.
         let rejections = unsafe { &mut *rejections };

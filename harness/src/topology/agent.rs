@@ -82,6 +82,12 @@ impl Node {
         self.folder.join("agent.log")
     }
 
+    /// Has every agent of this node start with these options from now on.
+    pub fn start_agents_with(&self, arguments: &[&str]) {
+        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = arguments;
+    }
+
     /// Starts the agent and waits until it has programmed the cluster.
     pub fn start_agent(&self) -> Result<()> {
         self.spawn_agent(&AgentOptions::default())?;
@@ -136,6 +142,7 @@ impl Node {
             .arg(options.bpffs.as_deref().unwrap_or(self.bpffs()))
             .arg("--cgroup-root")
             .arg(options.cgroup_root.as_deref().unwrap_or(self.cgroup()))
+            .args(&*self.usual.lock().unwrap_or_else(PoisonError::into_inner))
             .args(&options.arguments);
         self.log_output_of(&mut command)?;
         Process::spawn(command, Place { capabilities: Some(options.capabilities), ..self.host_place() })

@@ -134,6 +134,14 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Builds two nodes and starts their agents with these options.
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
+        let topology = Self::build(&Options::default())?;
+        topology.nodes.iter().for_each(|node| node.start_agents_with(arguments));
+        topology.start_agents()?;
+        Ok(topology)
+    }
+
     /// Starts the agent of every node and waits until all are ready.
     pub fn start_agents(&self) -> Result<()> {
         self.nodes.iter().try_for_each(|node| node.spawn_agent(&AgentOptions::default()))?;

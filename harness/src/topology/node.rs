@@ -29,6 +29,8 @@ pub struct Node {
     pub(super) spec: NodeSpec,
     pub(super) folder: PathBuf,
     pub(super) agent: Mutex<Option<Running>>,
+    /// What every agent of this node is started with.
+    pub(super) usual: Mutex<Vec<String>>,
     pub(super) outlives: bool,
     others: Vec<IpAddr>,
     host: Probe,
@@ -79,6 +81,7 @@ impl Node {
             spec,
             folder,
             agent: Mutex::new(None),
+            usual: Mutex::default(),
             outlives,
             others,
             host,

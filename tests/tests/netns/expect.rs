@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use harness::{
-    eventually::{PATIENCE, eventually},
+    eventually::{PATIENCE, eventually, patient},
     probe::{
         client::{HeldConnection, Probe},
         wire::{Answer, Outcome, Target, Transport},
@@ -25,7 +25,7 @@ pub(crate) const fn target(transport: Transport, to: SocketAddr) -> Target {
 
 /// The answer to a connection that must come about at once.
 pub(crate) fn answer(client: &Probe, target: Target) -> Result<Answer> {
-    match client.probe_one(target, LONG)? {
+    match client.probe_one(target, patient(LONG))? {
         Outcome::Answered(answer) => Ok(answer),
         outcome => bail!("{} to {target:?}: {outcome}", client.name()),
     }
@@ -42,7 +42,7 @@ pub(crate) fn is_answered_by(server: &str, client: &Probe, target: Target) -> Re
 
 /// Nothing answers, refuses or resets, at once.
 pub(crate) fn is_silent(client: &Probe, target: Target) -> Result<()> {
-    match client.probe_one(target, SHORT)? {
+    match client.probe_one(target, patient(SHORT))? {
         Outcome::TimedOut => Ok(()),
         outcome => bail!("{} to {target:?}: {outcome} instead of silence", client.name()),
     }
@@ -51,7 +51,7 @@ pub(crate) fn is_silent(client: &Probe, target: Target) -> Result<()> {
 /// The connection is answered, soon.
 pub(crate) fn becomes_answered(client: &Probe, target: Target) -> Result<()> {
     eventually(format!("{} to {target:?} is answered", client.name()), PATIENCE, || {
-        match client.probe_one(target, SHORT)? {
+        match client.probe_one(target, patient(SHORT))? {
             Outcome::Answered(_) => Ok(()),
             outcome => bail!("it is {outcome}"),
         }

@@ -120,6 +120,11 @@ impl Stage {
 /// Attaches a foreign program before all others where packets enter an interface. It passes everything, and its verdict
 /// is final.
 fn pass_everything_before(node: &Node, ifname: &str) -> Result<Ebpf> {
+    pass_everything(node, ifname, TcAttachOptions::TcxOrder(LinkOrder::first()))
+}
+
+/// The same, in a place of its own.
+pub(crate) fn pass_everything(node: &Node, ifname: &str, place: TcAttachOptions) -> Result<Ebpf> {
     // To this one everything comes from its own node.
     let ifindex = node.netns().run(|| if_nametoindex(ifname))??;
     let config = Config { host_ingress_ifindex: ifindex, ..Config::DEFAULT };
@@ -127,10 +132,7 @@ fn pass_everything_before(node: &Node, ifname: &str) -> Result<Ebpf> {
         EbpfLoader::new().override_global("CONFIG", config.as_bytes(), true).load(&program::object()?)?;
     let program: &mut SchedClassifier = foreign.program_mut("to_pod").context("a program")?.try_into()?;
     program.load()?;
-    node.netns().run(|| {
-        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        program.attach_with_options(ifname, TcAttachType::Ingress, first)
-    })??;
+    node.netns().run(|| program.attach_with_options(ifname, TcAttachType::Ingress, place))??;
     Ok(foreign)
 }
 

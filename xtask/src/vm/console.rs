@@ -15,6 +15,20 @@ const TAIL: usize = 25;
 pub(crate) struct Report {
     pub(crate) release: String,
     pub(crate) programs: BTreeMap<String, Outcome>,
+    pub(crate) traffic: Traffic,
+}
+
+/// What came of the tests with real packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// None were to be run.
+    None,
+    Passed {
+        seconds: u32,
+    },
+    Failed {
+        said: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +52,7 @@ pub(crate) fn report(console: &str) -> Result<Report> {
     let mut release = None;
     let mut programs = BTreeMap::new();
     let mut logs: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let mut ended = false;
+    let (mut ended, mut traffic) = (false, Traffic::None);
     for line in console.lines() {
         // A message of the kernel may stand before ours.
         let Some((_, said)) = line.split_once(MARK) else { continue };
@@ -59,6 +73,13 @@ pub(crate) fn report(console: &str) -> Result<Report> {
                 programs.insert(name.to_owned(), Outcome::Refused { reason: reason.to_owned(), log });
             }
             "error" => bail!("the guest failed: {rest}\n{}", tail(console)),
+            // Until they say that they have passed, they have not.
+            "traffic" if rest == "begins" => traffic = Traffic::Failed { said: tail(console) },
+            "traffic" => {
+                if let Some(seconds) = rest.strip_prefix("passed ").and_then(|seconds| seconds.parse().ok()) {
+                    traffic = Traffic::Passed { seconds };
+                }
+            }
             "end" => ended = true,
             _ => bail!("not understood: {line}"),
         }
@@ -67,7 +88,7 @@ pub(crate) fn report(console: &str) -> Result<Report> {
     if !ended || programs.is_empty() {
         bail!("the guest ended early:\n{}", tail(console));
     }
-    Ok(Report { release, programs })
+    Ok(Report { release, programs, traffic })
 }
 
 fn loaded(text: &str) -> Option<(&str, Outcome)> {
@@ -109,6 +130,19 @@ mod tests {
             ("to_pod".into(), refused),
         ];
         assert_eq!(report.programs, programs.into());
+        assert_eq!(report.traffic, Traffic::None);
+    }
+
+    #[test]
+    fn tests_have_passed_when_they_say_so_and_else_they_have_failed() {
+        let traffic = |said: &str| report(&format!("{WHOLE}{said}")).unwrap().traffic;
+        let begun = "millrace: traffic begins\nrunning 1 test\n";
+        let passed = traffic(&format!("{begun}millrace: traffic passed 31\n"));
+        assert_eq!(passed, Traffic::Passed { seconds: 31 });
+        for ending in ["", "lost: 3\nmillrace: traffic failed\n"] {
+            let Traffic::Failed { said } = traffic(&format!("{begun}{ending}")) else { panic!("passed") };
+            assert!(said.contains("running 1 test"), "{said}");
+        }
     }
 
     #[test]

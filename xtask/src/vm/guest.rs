@@ -1,8 +1,9 @@
 //! A virtual machine without KVM: a kernel, a first root in memory, and a serial console that is read to the end.
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Read as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -15,10 +16,10 @@ use super::{
     console::tail,
     cpio::{Entry, archive},
 };
-use crate::{command, debian};
+use crate::{command, debian, workspace};
 
-/// Idle it takes ten seconds; a busy machine makes that minutes.
-const DEADLINE: Duration = Duration::from_mins(5);
+/// Idle it takes a minute; a busy machine makes that many.
+const DEADLINE: Duration = Duration::from_mins(15);
 const BUSYBOX: &str = "/bin/busybox";
 
 pub(crate) const NEEDED: &[debian::Needed] = &[
@@ -28,6 +29,9 @@ pub(crate) const NEEDED: &[debian::Needed] = &[
         why: "virtual machines for other kernels",
     },
     debian::Needed { program: "busybox", package: "busybox-static", why: "shell of the virtual machines" },
+    debian::Needed { program: "ip", package: "iproute2", why: "network namespaces in the virtual machines" },
+    debian::Needed { program: "xz", package: "xz-utils", why: "modules of the virtual machines' kernels" },
+    debian::Needed { program: "strip", package: "binutils", why: "smaller programs in the virtual machines" },
 ];
 
 /// The first program. Locked memory is unlimited because kernels before 5.11 (d5299b67dd59) count maps by it.
@@ -36,29 +40,98 @@ export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ulimit -l unlimited
 verifier-guest /dataplane
+if [ -e /bin/netns ]; then
+    for module in /modules/*; do insmod $module; done
+    ip link set lo up
+    echo 'millrace: traffic begins'
+    begun=$(date +%s)
+    export MILLRACE_PATIENCE_FACTOR=10
+    if netns kernels:: --test-threads 1 --nocapture; then
+        echo \"millrace: traffic passed $(($(date +%s) - begun))\"
+    else
+        echo 'millrace: traffic failed'
+    fi
+fi
 poweroff -f
 ";
 
-/// The first root: a shell, the program that loads, and what it loads.
-pub(crate) fn root(loader: &Path, object: &Path) -> Result<Vec<u8>> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let (busybox, loader, object) = (read(Path::new(BUSYBOX))?, read(loader)?, read(object)?);
-    Ok(archive(&[
-        Entry::Folder("bin"),
-        Entry::Folder("dev"),
-        Entry::Folder("proc"),
-        Entry::Folder("sys"),
-        Entry::Device("dev/console", 5, 1),
-        Entry::Device("dev/null", 1, 3),
-        Entry::Program("bin/busybox", &busybox),
-        Entry::Program("bin/verifier-guest", &loader),
-        Entry::Program("dataplane", &object),
-        Entry::Program("init", INIT.as_bytes()),
-    ]))
+/// What the machine runs besides loading programs: tests, and what they start. They are found in one folder.
+pub(crate) struct Programs {
+    pub(crate) tests: PathBuf,
+    pub(crate) others: Vec<PathBuf>,
+}
+
+/// Files of the first root by their names there: a shell, the program that loads, what it loads, and tests.
+pub(crate) struct Files(BTreeMap<String, Vec<u8>>);
+
+impl Files {
+    pub(crate) fn collect(loader: &Path, object: &Path, programs: Option<&Programs>) -> Result<Self> {
+        let mut files = Self(BTreeMap::new());
+        files.add("bin/busybox", read(Path::new(BUSYBOX))?);
+        files.add("bin/verifier-guest", read(loader)?);
+        files.add("dataplane", read(object)?);
+        files.add("init", INIT.as_bytes().to_vec());
+        if let Some(programs) = programs {
+            files.add_program("netns", &programs.tests)?;
+            for program in &programs.others {
+                files.add_program(&program.file_name().unwrap_or_default().to_string_lossy(), program)?;
+            }
+        }
+        Ok(files)
+    }
+
+    /// The first root, with modules that are loaded in this order.
+    pub(crate) fn root(&self, modules: &[PathBuf]) -> Result<Vec<u8>> {
+        let mut files: BTreeMap<String, &[u8]> =
+            self.0.iter().map(|(name, content)| (name.clone(), content.as_slice())).collect();
+        let modules = modules.iter().map(|module| read(module)).collect::<Result<Vec<_>>>()?;
+        files.extend(
+            modules
+                .iter()
+                .zip(0..)
+                .map(|(module, number)| (format!("modules/{number}.ko"), module.as_slice())),
+        );
+        let folders: BTreeSet<&str> =
+            files.keys().flat_map(|name| name.match_indices('/').map(|(at, _)| &name[..at])).collect();
+        let mut entries: Vec<Entry<'_>> = folders.into_iter().map(Entry::Folder).collect();
+        entries.extend(["dev", "proc", "run", "sys", "tmp"].map(Entry::Folder));
+        entries.push(Entry::Device("dev/console", 5, 1));
+        entries.push(Entry::Device("dev/null", 1, 3));
+        entries.extend(files.iter().map(|(name, content)| Entry::Program(name, content)));
+        Ok(archive(&entries))
+    }
+
+    fn add(&mut self, name: &str, content: Vec<u8>) {
+        self.0.insert(name.to_owned(), content);
+    }
+
+    /// Adds a program of this machine, small, and the libraries that it needs.
+    fn add_program(&mut self, name: &str, path: &Path) -> Result<()> {
+        let small = workspace::target().join("vm").join(format!("{name}.stripped"));
+        command::run(command::program("strip").arg("-o").arg(&small).arg(path))?;
+        self.add(&format!("bin/{name}"), read(&small)?);
+        let mut ldd = command::program("ldd");
+        let needed = ldd.arg(path).output().context("cannot start ldd")?;
+        // It fails for a program that needs none.
+        for library in libraries(&String::from_utf8_lossy(&needed.stdout)) {
+            self.add(library.trim_start_matches('/'), read(Path::new(library))?);
+        }
+        Ok(())
+    }
+}
+
+/// The files in the output of `ldd`.
+fn libraries(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Boots the kernel and returns all that it said, once it has switched itself off.
@@ -131,6 +204,15 @@ mod tests {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]);
         shell
+    }
+
+    #[test]
+    fn the_libraries_of_a_program_are_found() {
+        let text = "\tlinux-vdso.so.1 (0x00007fff)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        let found: Vec<&str> = libraries(text).collect();
+        assert_eq!(found, ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
+        assert_eq!(libraries("\tstatically linked\n").count(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    console::{Outcome, Report},
+    console::{Outcome, Report, Traffic},
     kernels::Kernel,
 };
 
@@ -43,6 +43,15 @@ pub(crate) fn table(rows: &[Row<'_>], budget: &BTreeMap<String, u32>) -> String 
     for (_, report) in rows {
         let _ = write!(text, " {:>10.1}", took(report));
     }
+    let _ = write!(text, "\n{:<25}", "seconds of traffic");
+    for (_, report) in rows {
+        let cell = match &report.traffic {
+            Traffic::None => "none".to_owned(),
+            Traffic::Passed { seconds } => seconds.to_string(),
+            Traffic::Failed { .. } => "failed".to_owned(),
+        };
+        let _ = write!(text, " {cell:>10}");
+    }
     for (kernel, report) in rows {
         let _ = write!(text, "\n{}: Linux {}, Debian {}", kernel.name, report.release, kernel.suite);
     }
@@ -76,6 +85,9 @@ pub(crate) fn problems(kernel: &Kernel, report: &Report, budget: &BTreeMap<Strin
             }
         }
     }
+    if let Traffic::Failed { said } = &report.traffic {
+        problems.push(format!("the tests in it failed:\n{said}"));
+    }
     problems.into_iter().map(|problem| format!("Linux {}: {problem}", report.release)).collect()
 }
 
@@ -100,7 +112,7 @@ mod tests {
 
     fn report(to_pod: Outcome) -> Report {
         let programs = [("clock".into(), loaded(20)), ("to_pod".into(), to_pod)].into();
-        Report { release: "6.1.0-50".into(), programs }
+        Report { release: "6.1.0-50".into(), programs, traffic: Traffic::Passed { seconds: 40 } }
     }
 
     fn budget() -> BTreeMap<String, u32> {
@@ -108,7 +120,7 @@ mod tests {
     }
 
     fn kernel(refuses: &'static [Refusal]) -> Kernel {
-        Kernel { name: "6.1", suite: "bookworm", refuses }
+        Kernel { name: "6.1", suite: "bookworm", refuses, is_supported: true }
     }
 
     fn found(refuses: &'static [Refusal], to_pod: Outcome) -> String {
@@ -140,8 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn failed_traffic_is_a_problem_that_says_what_the_tests_said() {
+        let failed = Traffic::Failed { said: "lost: 3".into() };
+        let report = Report { traffic: failed, ..report(loaded(1)) };
+        let found = problems(&kernel(&[]), &report, &budget()).join("\n");
+        assert!(found.contains("6.1.0-50: the tests in it failed:\nlost: 3"), "{found}");
+    }
+
+    #[test]
     fn programs_and_budgets_are_the_same_set() {
-        let report = Report { release: "6.1".into(), programs: [("new".into(), loaded(1))].into() };
+        let programs = [("new".into(), loaded(1))].into();
+        let report = Report { release: "6.1".into(), programs, traffic: Traffic::Passed { seconds: 40 } };
         let found = problems(&kernel(&[]), &report, &[("old".into(), 1)].into()).join("\n");
         assert!(found.contains("old has a budget") && found.contains("new has no budget"), "{found}");
     }
@@ -155,6 +176,7 @@ program            budget        6.1     newest
 clock                  50         20         20
 to_pod               1000    refused        999
 seconds to load, emulated        1.5        3.0
+seconds of traffic                40         40
 6.1: Linux 6.1.0-50, Debian bookworm
 newest: Linux 6.1.0-50, Debian bookworm";
         assert_eq!(table(&rows, &budget()), expected);

@@ -144,18 +144,23 @@ fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
     scratch.state.tag = F::ct_tag(&key);
     scratch.state.half = half;
     scratch.state.origin_high = u8::from(origin_high);
-    let entry = F::ct_entry(&scratch.state, &scratch.judged);
+    let memory = (&raw mut scratch.entry).cast::<F::CtEntry>();
+    // SAFETY: the memory has room for an entry of either family, aligned as an entry is, and nobody else uses it.
+    let entry = unsafe {
+        memory.write(F::ct_entry(&scratch.state, &scratch.judged));
+        &*memory
+    };
     if !is_backends {
         // Whoever calls knows of no established flow with this key. The only errors are those of a map whose entries
         // are all in use at this instant: the flow is then tracked from its next packet on.
-        let _retried_by_next_packet = F::ct_insert_new(&key, &entry, u64::from(BPF_ANY));
+        let _retried_by_next_packet = F::ct_insert_new(&key, entry, u64::from(BPF_ANY));
         return 1;
     }
     let reply = &scratch.judged;
     // Most keys are free, which the insertion itself tells.
     let old = match F::ct_established(&key) {
         Some(old) => old,
-        None if F::ct_insert_new(&key, &entry, u64::from(BPF_NOEXIST)).is_ok() => return 1,
+        None if F::ct_insert_new(&key, entry, u64::from(BPF_NOEXIST)).is_ok() => return 1,
         None => match F::ct_new(&key) {
             Some(old) => old,
             // Another CPU took the key and gave it back.
@@ -173,7 +178,7 @@ fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
     }
     remove::<F>(&key);
     // Another CPU may have taken the key since: then it is a collision as well.
-    u32::from(F::ct_insert_new(&key, &entry, u64::from(BPF_NOEXIST)).is_ok())
+    u32::from(F::ct_insert_new(&key, entry, u64::from(BPF_NOEXIST)).is_ok())
 }
 
 /// A port outside of the well-known range.
