@@ -13,8 +13,9 @@ use super::{
     maps::{Maps, Takeover},
 };
 
-/// A packet waits for its flow no longer than this while flows are carried over.
-const WAIT: Duration = Duration::from_millis(250);
+/// A packet waits for its flow no longer than this while flows are carried over. It goes round and round meanwhile, which keeps a
+/// processor busy.
+const WAIT: Duration = Duration::from_millis(50);
 
 impl Dataplane {
     /// Whether maps of another layout are in use.
@@ -35,8 +36,9 @@ impl Dataplane {
         await_flows(&self.maps, Some(WAIT))?;
         install(&self.links, &mut self.programs, self.options)?;
         let switched = Instant::now();
-        takeover.finish(&self.maps)?;
+        takeover.carry_later_flows(&self.maps)?;
         await_flows(&self.maps, None)?;
+        takeover.finish(&self.maps)?;
         tracing::info!(
             "took the place of {takeover}: {:?} to carry over, {:?} to switch, {:?} for the rest",
             placed.duration_since(start),

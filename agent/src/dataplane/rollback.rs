@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Between two looks at what the maps that are in use got.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the way back is not open.
 #[derive(Debug, thiserror::Error)]

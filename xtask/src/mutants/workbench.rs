@@ -220,6 +220,10 @@ fn copy(from: &Path, to: &Path, without: &[&str]) -> Result<()> {
 }
 
 fn link(from: &Path, to: &Path) -> Result<()> {
+    // A copy over what is the same file already would leave nothing of it.
+    if to.exists() {
+        fs::remove_file(to).with_context(|| format!("cannot remove {}", to.display()))?;
+    }
     let copied = fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(|_| ()));
     copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }

@@ -6,7 +6,7 @@ use dataplane_common::maps::MapId;
 
 use super::{
     MapsError,
-    carry::add_counts,
+    carry::{Carried, add_counts},
     first::{self, Back},
 };
 
@@ -18,8 +18,7 @@ struct Change {
     /// For the agent of the first release.
     to: Map,
     back: Back,
-    /// The time of the last packet of any flow that was carried over.
-    seen: u64,
+    carried: Carried,
 }
 
 /// Maps of the first release that have their places, beside those that are in use.
@@ -48,13 +47,13 @@ impl Rollback {
             if matches!(back, Back::Same) && from.info().max_entries == layout.max_entries {
                 continue;
             }
-            changes.insert(id, Change { from, to: Map::create(&layout)?, back, seen: 0 });
+            changes.insert(id, Change { from, to: Map::create(&layout)?, back, carried: Carried::new() });
         }
-        for (id, Change { from, to, back, seen }) in &mut changes {
+        for (id, Change { from, to, back, carried }) in &mut changes {
             dir.remove_pin(*id, Pin::Next)?;
             dir.remove_pin(*id, Pin::Former)?;
             match back {
-                Back::Entries(entries) => *seen = entries.carry(from, to)?,
+                Back::Entries(entries) => *carried = entries.carry(from, to)?,
                 Back::Version => to.update(&0_u32.to_ne_bytes(), &first::ABI_VERSION.to_ne_bytes())?,
                 Back::Same | Back::Counts | Back::Empty => {}
             }
@@ -71,9 +70,9 @@ impl Rollback {
 
     /// Carries over what the maps that are in use got meanwhile.
     pub(crate) fn follow(&self) -> Result<(), bpf_maps::Error> {
-        for Change { from, to, back, seen } in self.changes.values() {
+        for Change { from, to, back, carried } in self.changes.values() {
             if let Back::Entries(entries) = back {
-                entries.carry_later(from, to, *seen)?;
+                entries.carry_later(from, to, carried)?;
             }
         }
         Ok(())

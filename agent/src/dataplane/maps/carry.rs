@@ -1,11 +1,17 @@
 //! Carrying entries from one map to another, of another layout or size.
-use std::collections::HashSet;
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use bpf_maps::{Cursor, Entry, Map};
 use dataplane_common::maps::MapKind;
 
 /// Entries that are carried at a time.
 const PORTION: usize = 16_384;
+
+/// What was carried over: a hash of each value, by the key. To ask the kernel for each once more takes a hundred times longer.
+pub(super) type Carried = HashMap<Vec<u8>, u64>;
 
 /// How the entries of one layout are written in another.
 #[derive(Clone, Copy, Debug)]
@@ -17,35 +23,33 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Writes every entry of one map to another, and returns the latest time that any of them has.
-    pub(super) fn carry(self, from: &Map, to: &Map) -> Result<u64, bpf_maps::Error> {
-        let mut seen = 0;
+    /// Writes every entry of one map to another.
+    pub(super) fn carry(self, from: &Map, to: &Map) -> Result<Carried, bpf_maps::Error> {
+        let mut carried = Carried::new();
         each_portion(from, |entries| {
             let entries: Vec<Entry> =
                 entries.iter().filter_map(|(key, value)| (self.convert)(key, value)).collect();
-            seen = entries.iter().filter_map(|(_, value)| (self.last_seen)(value)).fold(seen, u64::max);
+            carried.extend(entries.iter().map(|(key, value)| (key.clone(), hash(value))));
             write(to, &entries)
         })?;
-        Ok(seen)
+        Ok(carried)
     }
 
-    /// Writes what has changed since [`Self::carry`]: entries by the time of their last packet, those without one where they are
-    /// not there. What somebody else has written to the other map meanwhile is newer.
-    pub(super) fn carry_later(self, from: &Map, to: &Map, since: u64) -> Result<(), bpf_maps::Error> {
+    /// Writes what is not as it was [`Self::carry`]d, unless the other map has it from a later packet: whoever writes there
+    /// knows more.
+    pub(super) fn carry_later(self, from: &Map, to: &Map, carried: &Carried) -> Result<(), bpf_maps::Error> {
         if from.info().kind == MapKind::Array {
             return Ok(());
         }
-        let known: HashSet<Vec<u8>> = to.dump()?.into_iter().map(|(key, _)| key).collect();
         each_portion(from, |entries| {
             let mut later = Vec::new();
             for (key, value) in entries.iter().filter_map(|(key, value)| (self.convert)(key, value)) {
-                let is_later = match (self.last_seen)(&value) {
-                    _ if !known.contains(&key) => true,
-                    Some(seen) if seen >= since => {
-                        let there = to.lookup(&key)?;
-                        there.and_then(|there| (self.last_seen)(&there)).is_none_or(|there| there < seen)
-                    }
-                    Some(_) | None => false,
+                if carried.get(&key) == Some(&hash(&value)) {
+                    continue;
+                }
+                let is_later = match to.lookup(&key)? {
+                    None => true,
+                    Some(there) => (self.last_seen)(&there) < (self.last_seen)(&value),
                 };
                 if is_later {
                     later.push((key, value));
@@ -54,6 +58,12 @@ impl Entries {
             write(to, &later)
         })
     }
+}
+
+fn hash(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn each_portion(

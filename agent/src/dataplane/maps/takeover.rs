@@ -15,7 +15,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     Maps, MapsError,
-    carry::add_counts,
+    carry::{Carried, add_counts},
     convert::{Way, way},
 };
 
@@ -41,8 +41,7 @@ pub(crate) struct Takeover {
     dir: MillraceDir,
     former: BTreeMap<MapId, Former>,
     stage: Stage,
-    /// Jiffies of the last packet of any flow that was carried over.
-    seen: BTreeMap<MapId, u64>,
+    carried: BTreeMap<MapId, Carried>,
 }
 
 /// Undoes what an agent left that ended before its maps had their places.
@@ -72,7 +71,7 @@ impl Takeover {
             // Of an agent whose maps are former ones now.
             dir.remove_pin(id, Pin::Former)?;
         }
-        Ok(Self { dir: dir.clone(), former, stage: Stage::Filling, seen: BTreeMap::new() })
+        Ok(Self { dir: dir.clone(), former, stage: Stage::Filling, carried: BTreeMap::new() })
     }
 
     /// What an agent with these maps did not finish.
@@ -85,7 +84,7 @@ impl Takeover {
                 Err(error) => return Err(error.into()),
             }
         }
-        let takeover = Self { dir: dir.clone(), former, stage: Stage::Switching, seen: BTreeMap::new() };
+        let takeover = Self { dir: dir.clone(), former, stage: Stage::Switching, carried: BTreeMap::new() };
         Ok((!takeover.former.is_empty()).then_some(takeover))
     }
 
@@ -119,7 +118,7 @@ impl Takeover {
         }
         for (&id, former) in &self.former {
             if let Some(Way::Entries(entries)) = way(id, former.version) {
-                self.seen.insert(id, entries.carry(&former.map, maps.get(id))?);
+                self.carried.insert(id, entries.carry(&former.map, maps.get(id))?);
             }
         }
         self.carry_translated(maps)?;
@@ -134,16 +133,26 @@ impl Takeover {
         Ok(())
     }
 
-    /// Carries over what the former maps got since, when no program uses them any more, and lets them go.
+    /// Carries over the flows that the former maps got since, when no program uses them any more.
+    pub(crate) fn carry_later_flows(&self, maps: &Maps) -> Result<(), bpf_maps::Error> {
+        self.former
+            .iter()
+            .filter(|(id, _)| is_of_flows(**id))
+            .try_for_each(|(&id, former)| self.carry_later(id, former, maps))
+    }
+
+    fn carry_later(&self, id: MapId, former: &Former, maps: &Maps) -> Result<(), bpf_maps::Error> {
+        let Some(Way::Entries(entries)) = way(id, former.version) else { return Ok(()) };
+        let nothing = Carried::new();
+        entries.carry_later(&former.map, maps.get(id), self.carried.get(&id).unwrap_or(&nothing))
+    }
+
+    /// Carries over the rest of what they got, and lets them go.
     pub(crate) fn finish(&self, maps: &Maps) -> Result<(), bpf_maps::Error> {
-        for (&id, former) in &self.former {
-            match way(id, former.version) {
-                Some(Way::Entries(entries)) => {
-                    let since = self.seen.get(&id).copied().unwrap_or_default();
-                    entries.carry_later(&former.map, maps.get(id), since)?;
-                }
-                Some(Way::Counts) => add_counts(&former.map, maps.get(id))?,
-                Some(Way::Rendered | Way::Forgotten) | None => {}
+        for (&id, former) in self.former.iter().filter(|(id, _)| !is_of_flows(**id)) {
+            self.carry_later(id, former, maps)?;
+            if matches!(way(id, former.version), Some(Way::Counts)) {
+                add_counts(&former.map, maps.get(id))?;
             }
         }
         self.carry_translated(maps)?;
@@ -169,6 +178,11 @@ impl Takeover {
         }
         Ok(())
     }
+}
+
+/// Whether packets look for their flows there.
+const fn is_of_flows(map: MapId) -> bool {
+    matches!(map, MapId::CT_NEW_V4 | MapId::CT_NEW_V6 | MapId::CT_EST_V4 | MapId::CT_EST_V6)
 }
 
 impl fmt::Display for Takeover {
