@@ -8,6 +8,7 @@ use super::{
     MapsError,
     carry::{Carried, add_counts},
     first::{self, Back},
+    takeover::give_places,
 };
 
 /// A map that changes.
@@ -59,12 +60,7 @@ impl Rollback {
             }
             to.pin(&dir.pin_path(*id, Pin::Next))?;
         }
-        // META is the last: until then, whoever starts finds all as it was.
-        let others = changes.keys().filter(|id| **id != MapId::META);
-        for id in others.chain([&MapId::META]) {
-            dir.move_pin(*id, Pin::Current, Pin::Former)?;
-            dir.move_pin(*id, Pin::Next, Pin::Current)?;
-        }
+        give_places(dir, changes.keys())?;
         Ok(Self { dir: dir.clone(), changes })
     }
 

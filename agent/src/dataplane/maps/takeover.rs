@@ -59,6 +59,21 @@ pub(super) fn recover(dir: &MillraceDir) -> Result<(), bpf_maps::Error> {
     dir.remove_pin(MapId::META, Pin::Next).map(drop)
 }
 
+/// Gives every map that is to take the place of another its place. `META` is the last, in one step: until then [`recover`] undoes
+/// it all.
+pub(super) fn give_places<'a>(
+    dir: &MillraceDir,
+    former: impl Iterator<Item = &'a MapId>,
+) -> Result<(), bpf_maps::Error> {
+    for &id in former.filter(|id| **id != MapId::META) {
+        dir.move_pin(id, Pin::Current, Pin::Former)?;
+    }
+    for &id in MapId::ALL.iter().filter(|id| **id != MapId::META) {
+        dir.move_pin(id, Pin::Next, Pin::Current)?;
+    }
+    dir.move_pin(MapId::META, Pin::Next, Pin::Current).map(drop)
+}
+
 impl Takeover {
     pub(super) fn new(dir: &MillraceDir, former: BTreeMap<MapId, Former>) -> Result<Self, MapsError> {
         for (&id, Former { version, .. }) in &former {
@@ -122,13 +137,7 @@ impl Takeover {
             }
         }
         self.carry_translated(maps)?;
-        for &id in self.former.keys().filter(|id| **id != MapId::META) {
-            self.dir.move_pin(id, Pin::Current, Pin::Former)?;
-        }
-        for &id in MapId::ALL.iter().filter(|id| **id != MapId::META) {
-            self.dir.move_pin(id, Pin::Next, Pin::Current)?;
-        }
-        self.dir.move_pin(MapId::META, Pin::Next, Pin::Current)?;
+        give_places(&self.dir, self.former.keys())?;
         self.stage = Stage::Switching;
         Ok(())
     }
