@@ -86,7 +86,7 @@ fn raw(key: &[u8], value: &[u8]) -> String {
 }
 
 fn frontend(key: Frontend, value: FrontendValue) -> String {
-    let FrontendValue { service_id, backends_start, backends_count, flags } = value;
+    let FrontendValue { service_id, backends_start, backends_count, kept_count, flags, reserved: _ } = value;
     let backends = match backends_count {
         0 => "no backends".to_owned(),
         count => format!("backends {backends_start}..{}", backends_start + u32::from(count)),
@@ -97,6 +97,9 @@ fn frontend(key: Frontend, value: FrontendValue) -> String {
         socket(key.addr, key.port),
         protocol(key.proto)
     );
+    if kept_count > 0 {
+        let _ = write!(text, " keeps {}..{}", value.kept_start(), backends_start + value.slots());
+    }
     if flags & flag::DROP_WHEN_EMPTY != 0 {
         text.push_str(" drop-when-empty");
     }

@@ -88,7 +88,7 @@ macro_rules! for_each_map {
                     BACKENDS_V6: Array<u32, BackendV6>,
                 }
                 /// Service frontends. Written by the agent, read by `stage::service` and the cgroup programs.
-                Frontends 1: Ways needs Backends, [FRONTENDS_MAX, NO_PREALLOC] {
+                Frontends 2: Ways needs Backends, [FRONTENDS_MAX, NO_PREALLOC] {
                     FRONTENDS_V4: Hash<FrontendKeyV4, FrontendValue>,
                     FRONTENDS_V6: Hash<FrontendKeyV6, FrontendValue>,
                 }

@@ -222,12 +222,10 @@ impl Observed {
 
     /// Returns whether the frontend is new.
     fn set_frontend(&mut self, frontend: Frontend, value: FrontendValue) -> bool {
-        let (start, count) = (value.backends_start, u32::from(value.backends_count));
+        let (start, count) = (value.backends_start, value.slots());
         let old = self.frontends.remove(&frontend);
-        let keeps = old.filter(|old| {
-            (old.value.backends_start, u32::from(old.value.backends_count)) == (start, count)
-                && old.owns_range
-        });
+        let keeps = old
+            .filter(|old| (old.value.backends_start, old.value.slots()) == (start, count) && old.owns_range);
         if keeps.is_none()
             && let Some(old) = old
         {
@@ -240,7 +238,7 @@ impl Observed {
     }
 
     fn retire(&mut self, frontend: Frontend, old: ObservedFrontend) {
-        let count = u32::from(old.value.backends_count);
+        let count = old.value.slots();
         if old.owns_range && count > 0 {
             self.slots_mut(Family::of(frontend.addr)).ranges.retire(old.value.backends_start, count);
         }

@@ -36,7 +36,7 @@ impl Slots {
     }
 
     /// Whether a range holds exactly these backends.
-    pub(crate) fn hold(&self, start: u32, backends: &[Backend]) -> bool {
+    pub(crate) fn hold<'a>(&self, start: u32, backends: impl IntoIterator<Item = &'a Backend>) -> bool {
         (start..).zip(backends).all(|(slot, backend)| self.get(slot) == Some(*backend))
     }
 }

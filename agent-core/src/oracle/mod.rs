@@ -7,5 +7,5 @@ mod service;
 
 pub use self::{
     policy::{Judgement, Outcome, RuleRef, Side, Subject, judge},
-    service::{Choice, resolve},
+    service::{Choice, keepers, resolve},
 };

@@ -28,17 +28,10 @@ pub enum Choice {
 /// Finds the backends of a cluster IP, seen from a node.
 #[must_use]
 pub fn resolve(state: &ClusterState, node_name: &str, addr: IpAddr, port: u16, protocol: u8) -> Choice {
-    let claims = |wanted: &&ServicePort| wanted.port == port && wanted.protocol.number() == protocol;
-    let mut claimants = state
-        .services()
-        .filter(|service| service.cluster_ips.contains(&addr) && !service.ports.is_empty())
-        .peekable();
-    if claimants.peek().is_none() {
-        return Choice::NotAService;
-    }
-    let found = claimants.filter_map(|service| Some((service, service.ports.iter().find(claims)?)));
-    let Some((service, port)) = found.min_by_key(|(service, _)| &service.name) else {
-        return Choice::NoSuchPort;
+    let (service, port) = match find(state, addr, port, protocol) {
+        Found::NotAService => return Choice::NotAService,
+        Found::NoSuchPort => return Choice::NoSuchPort,
+        Found::Port(service, port) => (service, port),
     };
     let copies = copies(state, service, port, Family::of(addr));
     let local_only = service.internal_traffic_policy == TrafficPolicy::Local;
@@ -55,6 +48,38 @@ pub fn resolve(state: &ClusterState, node_name: &str, addr: IpAddr, port: u16, p
         (true, false) => Choice::OneOf(terminating),
         (true, true) if local_only && !anywhere.is_empty() => Choice::Drop,
         (true, true) => Choice::Reject,
+    }
+}
+
+/// The backends that a flow may stay with: of a TCP connection all, whatever a Service says, so none are named; of others
+/// those that serve.
+#[must_use]
+pub fn keepers(state: &ClusterState, addr: IpAddr, port: u16, protocol: u8) -> BTreeSet<Backend> {
+    let Found::Port(service, port) = find(state, addr, port, protocol) else { return BTreeSet::new() };
+    let copies = copies(state, service, port, Family::of(addr)).into_iter();
+    copies.filter(|(_, copy)| copy.ready || copy.serving).map(|(backend, _)| backend).collect()
+}
+
+/// What an address and a port are.
+enum Found<'a> {
+    NotAService,
+    NoSuchPort,
+    Port(&'a Service, &'a ServicePort),
+}
+
+fn find(state: &ClusterState, addr: IpAddr, port: u16, protocol: u8) -> Found<'_> {
+    let claims = |wanted: &&ServicePort| wanted.port == port && wanted.protocol.number() == protocol;
+    let mut claimants = state
+        .services()
+        .filter(|service| service.cluster_ips.contains(&addr) && !service.ports.is_empty())
+        .peekable();
+    if claimants.peek().is_none() {
+        return Found::NotAService;
+    }
+    let found = claimants.filter_map(|service| Some((service, service.ports.iter().find(claims)?)));
+    match found.min_by_key(|(service, _)| &service.name) {
+        Some((service, port)) => Found::Port(service, port),
+        None => Found::NoSuchPort,
     }
 }
 

@@ -42,20 +42,27 @@ fn plan_frontend(
     draft: &mut Draft,
 ) {
     let family = Family::of(frontend.addr);
-    let Ok(backends_count) = u16::try_from(entry.backends.len()) else { return };
-    let kept = found.filter(|found| {
-        let FrontendValue { backends_start, backends_count: count, .. } = found.value;
+    let FrontendEntry { backends, kept, .. } = entry;
+    let (Ok(backends_count), Ok(kept_count)) = (u16::try_from(backends.len()), u16::try_from(kept.len()))
+    else {
+        return;
+    };
+    let slots = || backends.iter().chain(kept);
+    let present = found.filter(|found| {
+        let counts = (found.value.backends_count, found.value.kept_count);
         found.owns_range
-            && count == backends_count
-            && allocator.observed.slots(family).hold(backends_start, &entry.backends)
+            && counts == (backends_count, kept_count)
+            && allocator.observed.slots(family).hold(found.value.backends_start, slots())
     });
     let mut value = FrontendValue {
         service_id: entry.service_id.0,
-        backends_start: kept.map_or(0, |kept| kept.value.backends_start),
+        backends_start: present.map_or(0, |present| present.value.backends_start),
         backends_count,
+        kept_count,
         flags: entry.flags,
+        reserved: 0,
     };
-    if kept.is_some_and(|kept| kept.value == value) {
+    if present.is_some_and(|present| present.value == value) {
         return;
     }
     let object = || format!("Service {}", entry.service);
@@ -64,15 +71,15 @@ fn plan_frontend(
         draft.overflow(frontend_map(frontend), Scope::Frontend(frontend), object(), "does not work");
         return;
     }
-    if kept.is_none() && backends_count > 0 {
+    if present.is_none() && value.slots() > 0 {
         let map = Table::Backends.map(family);
-        let Some(start) = allocator.allocate(family, u32::from(backends_count)) else {
+        let Some(start) = allocator.allocate(family, value.slots()) else {
             let effect = if found.is_some() { "keeps its old backends" } else { "does not work" };
             draft.unplaced.frontends.insert(frontend);
             draft.overflow(map, Scope::Frontend(frontend), object(), effect);
             return;
         };
-        for (slot, backend) in (start..).zip(&entry.backends) {
+        for (slot, backend) in (start..).zip(slots()) {
             draft.upsert(map, slot.to_ne_bytes().to_vec(), backend.to_bytes());
         }
         value.backends_start = start;

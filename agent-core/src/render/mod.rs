@@ -75,8 +75,10 @@ pub struct FrontendEntry {
     pub service_id: ServiceId,
     /// See [`dataplane_common::service::flag`].
     pub flags: u16,
-    /// Sorted, without duplicates, at most `u16::MAX`.
+    /// To choose from: sorted, without duplicates, at most `u16::MAX`.
     pub backends: Vec<Backend>,
+    /// They get no new flow, and keep those that they have: in the same way.
+    pub kept: Vec<Backend>,
 }
 
 /// The entries of a policy set.

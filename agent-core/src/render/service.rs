@@ -9,7 +9,7 @@ use super::{Desired, FrontendEntry, NodeConfig};
 use crate::{
     entry::{Backend, Frontend},
     model::{
-        Family,
+        Family, Protocol,
         service::{EndpointSlice, ServicePort, SliceEndpoint, TrafficPolicy},
     },
     problem::{Problem, Scope},
@@ -42,7 +42,8 @@ fn entry(
             merge(slice, port, config, frontend, &mut candidates, problems);
         }
     }
-    let (mut backends, flags) = choose(&candidates, owner.service.internal_traffic_policy);
+    let Chosen { mut backends, mut kept, flags } =
+        choose(&candidates, owner.service.internal_traffic_policy, owner.port.protocol);
     if backends.len() > MAX_BACKENDS {
         backends.truncate(MAX_BACKENDS);
         problems.push(Problem {
@@ -53,8 +54,12 @@ fn entry(
             ),
         });
     }
-    backends.sort_unstable_by_key(Backend::slot_order);
-    FrontendEntry { service: Arc::clone(owner.name), service_id: owner.id, flags, backends }
+    // What is cut off loses flows that go nowhere else, and gets no new ones: nothing that an owner could mend.
+    kept.truncate(MAX_BACKENDS);
+    for part in [&mut backends, &mut kept] {
+        part.sort_unstable_by_key(Backend::slot_order);
+    }
+    FrontendEntry { service: Arc::clone(owner.name), service_id: owner.id, flags, backends, kept }
 }
 
 /// What matters of a backend that some slice names.
@@ -109,18 +114,30 @@ fn merge(
     }
 }
 
-fn choose(candidates: &BTreeMap<Backend, Candidate>, policy: TrafficPolicy) -> (Vec<Backend>, u16) {
+/// The backends of a frontend.
+struct Chosen {
+    backends: Vec<Backend>,
+    kept: Vec<Backend>,
+    flags: u16,
+}
+
+fn choose(candidates: &BTreeMap<Backend, Candidate>, policy: TrafficPolicy, protocol: Protocol) -> Chosen {
     let select = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<Backend> {
         candidates.iter().filter(|(_, candidate)| wanted(candidate)).map(|(backend, _)| *backend).collect()
     };
     let eligible = |candidate: &Candidate| policy == TrafficPolicy::Cluster || candidate.local;
-    let mut backends = select(&|candidate| eligible(candidate) && candidate.ready);
-    if backends.is_empty() {
-        backends = select(&|candidate| eligible(candidate) && candidate.is_fallback());
-    }
+    let gets_new = |candidate: &Candidate| eligible(candidate) && candidate.ready;
+    let gets_new_at_last = |candidate: &Candidate| eligible(candidate) && candidate.is_fallback();
+    let is_new: &dyn Fn(&Candidate) -> bool =
+        if candidates.values().any(gets_new) { &gets_new } else { &gets_new_at_last };
+    let backends = select(is_new);
+    // As kube-proxy cleans UDP flows (pkg/proxy/conntrack/cleanup.go): those of an endpoint that serves stay, whatever
+    // new flows get. It takes one that is published though it does not serve for gone; here that one keeps its flows.
+    let keeps = |candidate: &Candidate| (candidate.ready || candidate.serving) && !is_new(candidate);
+    let kept = if protocol == Protocol::Tcp { Vec::new() } else { select(&keeps) };
     let exist = || candidates.values().any(|candidate| candidate.ready || candidate.is_fallback());
     let drop = backends.is_empty() && policy == TrafficPolicy::Local && exist();
-    (backends, if drop { flag::DROP_WHEN_EMPTY } else { 0 })
+    Chosen { backends, kept, flags: if drop { flag::DROP_WHEN_EMPTY } else { 0 } }
 }
 
 /// The number that a slice gives to a port of the Service.

@@ -1,7 +1,8 @@
 //! Services: services.md §2 to §4, the rows of cluster IPs.
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use agent_core::{
+    dump::dump,
     entry::Backend,
     model::{
         Protocol,
@@ -46,6 +47,13 @@ fn choice(lab: &Lab) -> Choice {
 fn choice_at(lab: &Lab, port: u16, protocol: u8) -> Choice {
     let found = lab.maps.choice(ip(VIP), port, protocol);
     assert_eq!(found, oracle::resolve(&lab.state, NODE, ip(VIP), port, protocol), "maps and reference agree");
+    let keepers = lab.maps.keepers(ip(VIP), port, protocol);
+    if protocol == proto::TCP {
+        let chosen = if let Choice::OneOf(backends) = &found { backends.clone() } else { BTreeSet::new() };
+        assert_eq!(keepers, chosen, "a connection goes on by itself");
+    } else {
+        assert_eq!(keepers, oracle::keepers(&lab.state, ip(VIP), port, protocol));
+    }
     found
 }
 
@@ -82,6 +90,65 @@ fn the_truth_table_of_backends() {
             lab(policy, endpoints.iter().map(|(addr, conditions)| endpoint(addr, conditions)).collect());
         assert_eq!(choice(&lab), expected, "{policy:?} {endpoints:?}");
     }
+}
+
+#[test]
+fn what_serves_keeps_its_flows_whoever_gets_the_new_ones() {
+    use TrafficPolicy::{Cluster, Local};
+    type Row<'a> = (TrafficPolicy, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let rows: [Row<'_>; 7] = [
+        (Cluster, &[("10.1.0.1", "ready"), ("10.1.0.2", "serving terminating")], &["10.1.0.2:53"]),
+        (Cluster, &[("10.1.0.1", "ready"), ("10.1.0.2", "terminating")], &[]),
+        (Cluster, &[("10.1.0.1", "ready"), ("10.1.0.2", "")], &[]),
+        (Cluster, &[("10.1.0.1", "terminating"), ("10.1.0.2", "serving terminating")], &[]),
+        (Local, &[("10.1.0.1", "ready here"), ("10.1.0.2", "ready")], &["10.1.0.2:53"]),
+        (Local, &[("10.1.0.3", "ready"), ("10.1.0.2", "ready")], &["10.1.0.2:53", "10.1.0.3:53"]),
+        (Local, &[("10.1.0.1", "serving terminating here"), ("10.1.0.2", "serving")], &["10.1.0.2:53"]),
+    ];
+    for (policy, endpoints, kept) in rows {
+        let endpoints = endpoints.iter().map(|(addr, conditions)| endpoint(addr, conditions)).collect();
+        let mut dns = a_service("default/web", VIP, 53);
+        dns.internal_traffic_policy = policy;
+        let mut all = a_slice("default/web-1", "web", 53, endpoints);
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            dns.ports[0].protocol = protocol;
+            all.ports[0].protocol = protocol;
+            let lab = Lab::with([service(dns.clone()), slice(all.clone())]);
+            let chosen = choice_at(&lab, 53, protocol.number());
+            let chosen = if let Choice::OneOf(backends) = chosen { backends } else { BTreeSet::new() };
+            let found: BTreeSet<_> = lab
+                .maps
+                .keepers(ip(VIP), 53, protocol.number())
+                .difference(&chosen)
+                .map(|backend| SocketAddr::new(backend.addr, backend.port).to_string())
+                .collect();
+            let expected = if protocol == Protocol::Tcp { &[][..] } else { kept };
+            assert_eq!(found, expected.iter().map(ToString::to_string).collect(), "{policy:?} {protocol:?}");
+        }
+    }
+}
+
+#[test]
+fn a_range_is_sorted_in_both_parts_and_only_what_changed_is_written() {
+    let mut dns = a_service("default/web", VIP, 53);
+    dns.ports[0].protocol = Protocol::Udp;
+    let of = |leaving: &dyn Fn(u8) -> bool| {
+        let conditions = |n| if leaving(n) { "serving terminating" } else { "ready" };
+        let endpoints = (1..=9).rev().map(|n| endpoint(&format!("10.1.0.{n}"), conditions(n))).collect();
+        let mut slice = a_slice("default/web-1", "web", 53, endpoints);
+        slice.ports[0].protocol = Protocol::Udp;
+        slice
+    };
+    let mut lab = Lab::with([service(dns), slice(of(&|_| false))]);
+    lab.apply(slice(of(&|n| n % 2 == 0)));
+    let text = |map| dump(map, lab.maps.entries(map));
+    let line = text(MapId::FRONTENDS_V4);
+    assert!(line.contains("backends 9..14 keeps 14..18"), "{line}");
+    let slots = text(MapId::BACKENDS_V4);
+    let found: Vec<_> = slots.lines().skip(9).filter_map(|line| line.split(' ').next_back()).collect();
+    let expected = [1, 3, 5, 7, 9, 2, 4, 6, 8].map(|n| format!("10.1.0.{n}:53"));
+    assert_eq!(found, expected);
+    assert_eq!(lab.apply(slice(of(&|n| n % 2 == 0))).steps, []);
 }
 
 #[test]

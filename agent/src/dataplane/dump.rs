@@ -17,7 +17,7 @@ fn used_slots(maps: &Maps, array: MapId, frontends: MapId) -> Result<Vec<Entry>,
     let frontends = maps.get(frontends).dump()?;
     let ranges = frontends.iter().filter_map(|(_, value)| {
         let value = entry::frontend_value(value)?;
-        Some((value.backends_start, u32::from(value.backends_count)))
+        Some((value.backends_start, value.slots()))
     });
     let mut entries = Vec::new();
     for (start, count) in merged(ranges.collect()) {

@@ -1,5 +1,8 @@
 //! Frontends and their backends.
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use agent_core::entry::{self, Backend};
 use anyhow::Result;
@@ -23,6 +26,8 @@ pub(crate) struct Frontend {
     pub(crate) drops_when_empty: bool,
     /// In the order of their slots.
     pub(crate) backends: Vec<SocketAddr>,
+    /// Backends that get no new flow and keep those that they have.
+    pub(crate) kept: Vec<SocketAddr>,
 }
 
 /// Every frontend.
@@ -53,20 +58,22 @@ pub(crate) fn at_address(node: &Node, addr: IpAddr) -> Result<Option<Frontend>> 
 
 fn frontend(node: &Node, slots: MapId, key: entry::Frontend, value: FrontendValue) -> Result<Frontend> {
     let map = node.map(slots)?;
-    let (start, end) = range(&value);
-    let backends: Result<Vec<Option<SocketAddr>>> = (start..end)
-        .map(|slot| {
+    let backends = |slots_of: Range<u32>| -> Result<Vec<SocketAddr>> {
+        let found = slots_of.map(|slot| {
             let Some(bytes) = map.lookup(&slot.to_ne_bytes())? else { return Ok(None) };
             let Backend { addr, port } = decoded(slots, Backend::from_bytes(&bytes))?;
             Ok(Some((addr, port).into()))
-        })
-        .collect();
+        });
+        found.filter_map(Result::transpose).collect()
+    };
+    let (start, end) = range(&value);
     Ok(Frontend {
         addr: (key.addr, key.port).into(),
         proto: Proto(key.proto),
         service_id: value.service_id,
         drops_when_empty: value.flags & flag::DROP_WHEN_EMPTY != 0,
-        backends: backends?.into_iter().flatten().collect(),
+        backends: backends(start..value.kept_start())?,
+        kept: backends(value.kept_start()..end)?,
     })
 }
 
@@ -84,7 +91,7 @@ pub(crate) fn used_slots(node: &Node, backends: MapId) -> Result<u64> {
 
 /// First slot, and the one after the last.
 fn range(value: &FrontendValue) -> (u32, u32) {
-    (value.backends_start, value.backends_start.saturating_add(value.backends_count.into()))
+    (value.backends_start, value.backends_start.saturating_add(value.slots()))
 }
 
 /// How many numbers the ranges cover together.

@@ -1,5 +1,8 @@
 //! `millrace service list`.
-use std::net::SocketAddr;
+use std::{
+    fmt::{self, Write as _},
+    net::SocketAddr,
+};
 
 use dataplane_common::net::proto;
 use serde::Serialize;
@@ -25,12 +28,23 @@ pub(crate) struct ServiceRow {
     /// What a client meets when there is no backend.
     when_empty: &'static str,
     backends: Vec<Backend>,
+    /// They get no new flow and keep those that they have.
+    kept: Vec<Backend>,
 }
 
 #[derive(Debug, Serialize)]
 struct Backend {
     address: SocketAddr,
     pod: Option<String>,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pod {
+            Some(pod) => write!(f, "{} ({pod})", self.address),
+            None => self.address.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -46,19 +60,21 @@ impl ServiceList {
 }
 
 fn row(frontend: Frontend, names: &Names) -> ServiceRow {
-    let mut backends: Vec<Backend> = frontend
-        .backends
-        .into_iter()
-        .map(|address| Backend { address, pod: names.pod(address.ip()).map(ToString::to_string) })
-        .collect();
-    backends.sort_by_key(|backend| backend.address);
+    let listed = |addresses: Vec<SocketAddr>| {
+        let pod = |address: SocketAddr| names.pod(address.ip()).map(ToString::to_string);
+        let backends = addresses.into_iter().map(|address| Backend { address, pod: pod(address) });
+        let mut backends: Vec<Backend> = backends.collect();
+        backends.sort_by_key(|backend| backend.address);
+        backends
+    };
     ServiceRow {
         service: names.service(frontend.service_id),
         service_id: frontend.service_id,
         frontend: frontend.addr,
         protocol: frontend.proto,
         when_empty: if frontend.drops_when_empty { "drop" } else { "reject" },
-        backends,
+        backends: listed(frontend.backends),
+        kept: listed(frontend.kept),
     }
 }
 
@@ -67,13 +83,14 @@ impl Report for ServiceList {
         let mut table = Table::new(&["SERVICE", "FRONTEND", "BACKENDS"]);
         for row in &self.0 {
             let service = row.service.clone().unwrap_or_else(|| format!("id {:08x}", row.service_id));
-            let backends = match row.backends.as_slice() {
+            let listed = |backends: &[Backend]| joined(backends.iter().map(ToString::to_string));
+            let mut backends = match row.backends.as_slice() {
                 [] => format!("none: {}", if row.when_empty == "drop" { "dropped" } else { "rejected" }),
-                backends => joined(backends.iter().map(|backend| match &backend.pod {
-                    Some(pod) => format!("{} ({pod})", backend.address),
-                    None => backend.address.to_string(),
-                })),
+                backends => listed(backends),
             };
+            if !row.kept.is_empty() {
+                let _ = write!(backends, "; for the flows that they have: {}", listed(&row.kept));
+            }
             table.row([service, format!("{}/{}", row.frontend, row.protocol), backends]);
         }
         let text = table.text("no services");
@@ -96,6 +113,7 @@ mod tests {
             service_id,
             drops_when_empty,
             backends: backends.iter().map(|backend| backend.parse().unwrap()).collect(),
+            kept: Vec::new(),
         }
     }
 
@@ -108,7 +126,10 @@ mod tests {
             frontend(9, "10.96.0.3:80", false, &[]),
             frontend(1, "[fd00:96::1]:80", false, &["[fd00::9]:8080"]),
             frontend(1, "10.96.0.1:80", false, &["10.1.1.4:8080", "10.1.0.9:8080"]),
-            frontend(2, "10.96.0.2:80", true, &[]),
+            Frontend {
+                kept: vec!["10.1.1.7:8080".parse().unwrap()],
+                ..frontend(2, "10.96.0.2:80", true, &[])
+            },
         ];
         ServiceList::new(frontends, &names)
     }
@@ -120,7 +141,7 @@ mod tests {
             "\
 SERVICE        FRONTEND             BACKENDS
 id 00000009    10.96.0.3:80/tcp     none: rejected
-shop/local     10.96.0.2:80/tcp     none: dropped
+shop/local     10.96.0.2:80/tcp     none: dropped; for the flows that they have: 10.1.1.7:8080
 shop/web:http  10.96.0.1:80/tcp     10.1.0.9:8080 (shop/web-0), 10.1.1.4:8080
 shop/web:http  [fd00:96::1]:80/tcp  [fd00::9]:8080
 "

@@ -102,6 +102,7 @@ mod tests {
             service_id: 1,
             drops_when_empty: false,
             backends: Vec::new(),
+            kept: Vec::new(),
         };
         let frontends = [frontend("[fd00:96::1]:5432"), frontend("10.96.0.1:5432")];
         let question = Question::parse(&[question.to_owned()]).unwrap();

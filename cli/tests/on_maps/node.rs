@@ -70,12 +70,8 @@ impl Node {
             let backend = Backend { addr: backend.parse().unwrap(), port: 5432 };
             node.write(MapId::BACKENDS_V4, &slot.to_ne_bytes(), &backend.to_bytes());
         }
-        node.frontend(
-            "10.96.0.1",
-            FrontendValue { service_id: DATABASE_SERVICE, backends_start: 5, backends_count: 2, flags: 0 },
-        );
-        let empty = FrontendValue { service_id: 0x52, backends_start: 0, backends_count: 0, flags: 0 };
-        node.frontend("10.96.0.2", empty);
+        node.frontend("10.96.0.1", frontend_value(DATABASE_SERVICE, 5, 2));
+        node.frontend("10.96.0.2", frontend_value(0x52, 0, 0));
         node
     }
 
@@ -162,4 +158,9 @@ impl From<Output> for Ran {
         let text = |bytes| String::from_utf8(bytes).expect("text");
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
+}
+
+/// A value of `FRONTENDS_*` whose backends are all to be chosen from.
+fn frontend_value(service_id: u32, backends_start: u32, backends_count: u16) -> FrontendValue {
+    FrontendValue { service_id, backends_start, backends_count, kept_count: 0, flags: 0, reserved: 0 }
 }

@@ -54,16 +54,23 @@ pub(crate) fn has_address<F: Family>(addr: &F::Addr) -> bool {
     F::is_in(slot::SERVICES, addr) && F::route(addr).is_some_and(|route| route.kind == kind::SERVICE)
 }
 
-/// Whether a backend is still among those of a frontend.
+/// Whether a backend is still one of a frontend's, if only for the flows that it has.
 #[inline(always)]
 pub(crate) fn contains<F: Family>(frontend: &FrontendValue, addr: &F::Addr, port: Be16) -> bool {
+    let FrontendValue { backends_start, backends_count, kept_count, .. } = *frontend;
+    let parts = [(backends_start, backends_count), (frontend.kept_start(), kept_count)];
+    parts.into_iter().any(|(start, count)| is_among::<F>(start, count, addr, port))
+}
+
+#[inline(always)]
+fn is_among<F: Family>(start: u32, count: u16, addr: &F::Addr, port: Be16) -> bool {
     // An array has every slot; a missing one ends the search at its place.
     let is_below = |slot| match F::backend(slot) {
         Some((at, at_port)) if at == *addr => at_port.raw() < port.raw(),
         Some((at, _)) => F::is_below(&at, addr),
         None => false,
     };
-    match search::lower_bound(frontend.backends_start, frontend.backends_count, is_below) {
+    match search::lower_bound(start, count, is_below) {
         Some(slot) => F::backend(slot) == Some((*addr, port)),
         None => false,
     }

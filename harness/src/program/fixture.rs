@@ -88,7 +88,14 @@ impl Programs {
             self.map(map).update(slot.as_bytes(), &value)?;
         }
         let backends_count = u16::try_from(backends.len())?;
-        let value = FrontendValue { service_id: 7, backends_start: start, backends_count, flags };
+        let value = FrontendValue {
+            service_id: 7,
+            backends_start: start,
+            backends_count,
+            kept_count: 0,
+            flags,
+            reserved: 0,
+        };
         let port = Be16::new(port);
         let (map, key) = match addr {
             IpAddr::V4(addr) => {

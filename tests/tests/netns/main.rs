@@ -7,6 +7,7 @@ mod clsact;
 mod cluster_ip;
 mod cni;
 mod collector;
+mod draining;
 mod expect;
 mod fabric;
 mod firewall;

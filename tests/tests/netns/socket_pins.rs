@@ -21,7 +21,7 @@ use crate::{
     sockets::{mapped, server, web},
 };
 
-const UDP: [Transport; 2] = [Transport::Udp, Transport::UnconnectedUdp];
+pub(crate) const UDP: [Transport; 2] = [Transport::Udp, Transport::UnconnectedUdp];
 /// For each family: more than any map of sockets holds.
 const SHORT_SOCKETS: u32 = 80_000;
 
@@ -31,14 +31,18 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 }
 
 /// A socket that a test holds, and the server that answered it first.
-struct Held<'a> {
-    socket: HeldConnection<'a>,
-    target: Target,
-    server: String,
+pub(crate) struct Held<'a> {
+    pub(crate) socket: HeldConnection<'a>,
+    pub(crate) target: Target,
+    pub(crate) server: String,
 }
 
 /// Sockets of each kind, as many of each, to each of these addresses and its mapped form.
-fn open<'a>(process: &'a Probe, transports: &[Transport], to: [SocketAddr; 2]) -> Result<Vec<Held<'a>>> {
+pub(crate) fn open<'a>(
+    process: &'a Probe,
+    transports: &[Transport],
+    to: [SocketAddr; 2],
+) -> Result<Vec<Held<'a>>> {
     let mut sockets = Vec::new();
     for to in to.into_iter().flat_map(|to| [to, mapped(to)]) {
         for target in transports.iter().map(|transport| target(*transport, to)) {
@@ -54,7 +58,7 @@ fn open<'a>(process: &'a Probe, transports: &[Transport], to: [SocketAddr; 2]) -
 }
 
 /// The socket still speaks to its first server, and sees the address that it asked for.
-fn stays(held: &Held<'_>) -> Result<()> {
+pub(crate) fn stays(held: &Held<'_>) -> Result<()> {
     let Held { socket, target, server } = held;
     let outcome = socket.exchange(LONG)?;
     let Outcome::Answered(answer) = &outcome else { bail!("{target:?}: {outcome}") };

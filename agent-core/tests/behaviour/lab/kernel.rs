@@ -2,6 +2,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Range,
 };
 
 use agent_core::{
@@ -103,19 +104,29 @@ impl Maps {
             return if is_service { Choice::NoSuchPort } else { Choice::NotAService };
         };
         let value = entry::frontend_value(value).expect("the layout was checked");
-        let slots = if addr.is_ipv4() { MapId::BACKENDS_V4 } else { MapId::BACKENDS_V6 };
-        let range = value.backends_start..value.backends_start + u32::from(value.backends_count);
-        let backends: BTreeSet<Backend> = range
-            .map(|slot| {
-                let value = self.get(slots, &slot.to_ne_bytes()).expect("a frontend points to written slots");
-                Backend::from_bytes(value).expect("the layout was checked")
-            })
-            .collect();
+        let backends = self.backends(addr, value.backends_start..value.kept_start());
         match (backends.is_empty(), value.flags & flag::DROP_WHEN_EMPTY != 0) {
             (false, _) => Choice::OneOf(backends),
             (true, true) => Choice::Drop,
             (true, false) => Choice::Reject,
         }
+    }
+
+    /// The backends that keep the flows which they have.
+    pub(crate) fn keepers(&self, addr: IpAddr, port: u16, proto: u8) -> BTreeSet<Backend> {
+        let map = if addr.is_ipv4() { MapId::FRONTENDS_V4 } else { MapId::FRONTENDS_V6 };
+        let value = self.get(map, &Frontend::cluster(addr, port, proto).to_bytes());
+        let Some(value) = value.and_then(entry::frontend_value) else { return BTreeSet::new() };
+        self.backends(addr, value.backends_start..value.backends_start + value.slots())
+    }
+
+    fn backends(&self, addr: IpAddr, range: Range<u32>) -> BTreeSet<Backend> {
+        let slots = if addr.is_ipv4() { MapId::BACKENDS_V4 } else { MapId::BACKENDS_V6 };
+        let backend = |slot: u32| {
+            let value = self.get(slots, &slot.to_ne_bytes()).expect("a frontend points to written slots");
+            Backend::from_bytes(value).expect("the layout was checked")
+        };
+        range.map(backend).collect()
     }
 
     fn get(&self, map: MapId, key: &[u8]) -> Option<&[u8]> {

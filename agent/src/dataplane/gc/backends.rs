@@ -14,7 +14,7 @@ use crate::dataplane::maps::Maps;
 pub(super) trait Tables {
     fn frontend(&self, frontend: Frontend) -> Result<Option<FrontendValue>, Error>;
 
-    /// The backends in the slots that a frontend of this address names.
+    /// The backends in the slots that a frontend of this address names: those to choose from, and those that keep their flows.
     fn range(&self, addr: IpAddr, value: FrontendValue) -> Result<HashSet<SocketAddr>, Error>;
 }
 
@@ -27,7 +27,7 @@ impl Tables for Maps {
 
     fn range(&self, addr: IpAddr, value: FrontendValue) -> Result<HashSet<SocketAddr>, Error> {
         let array = if addr.is_ipv4() { MapId::BACKENDS_V4 } else { MapId::BACKENDS_V6 };
-        let slots = self.slots(array, value.backends_start, value.backends_count.into())?;
+        let slots = self.slots(array, value.backends_start, value.slots())?;
         let backends = slots.iter().filter_map(|(_, slot)| Backend::from_bytes(slot));
         Ok(backends.map(|backend| SocketAddr::new(backend.addr, backend.port)).collect())
     }
@@ -52,7 +52,7 @@ impl<'a, T: Tables> Backends<'a, T> {
         Self { tables, known: HashMap::new() }
     }
 
-    /// Whether a frontend has a backend. Before a "no" the frontend is looked up once more, because the agent may have
+    /// Whether a frontend has a backend, if only for the flows that it has. Before a "no" the frontend is looked up once more, because the agent may have
     /// added the backend, and a flow may have chosen it, since. The range is read again only if the frontend names
     /// another one: a range is written before a frontend names it, never changed while one does, and not used again for
     /// a while after, so these slots belong together.
@@ -136,7 +136,14 @@ mod tests {
     }
 
     fn value(backends_start: u32) -> FrontendValue {
-        FrontendValue { service_id: 1, backends_start, backends_count: 1000, flags: 0 }
+        FrontendValue {
+            service_id: 1,
+            backends_start,
+            backends_count: 1000,
+            kept_count: 0,
+            flags: 0,
+            reserved: 0,
+        }
     }
 
     fn backend(port: u16) -> SocketAddr {

@@ -5,6 +5,7 @@ use dataplane_common::{
     maps::{MapId, MapKind, MapSpec},
     net::{AddrV4, AddrV6, Be16, proto},
     route::{RouteValue, kind},
+    service::FrontendValue,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -156,6 +157,14 @@ fn route_back(key: &[u8], value: &[u8]) -> Option<Entry> {
     Some((key.to_vec(), [ifindex.as_bytes(), next_hop.get(..addr)?].concat()))
 }
 
+/// It knew no backends that only keep their flows: they are behind the others.
+fn frontend_back(key: &[u8], value: &[u8]) -> Option<Entry> {
+    let FrontendValue { service_id, backends_start, backends_count, flags, .. } =
+        FrontendValue::read_from_bytes(value).ok()?;
+    let counts = [backends_count.as_bytes(), flags.as_bytes()].concat();
+    Some((key.to_vec(), [service_id.as_bytes(), backends_start.as_bytes(), &counts].concat()))
+}
+
 /// How a map of the first release is filled from the present one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Back {
@@ -205,14 +214,15 @@ pub(super) fn layout(map: MapId) -> Option<(MapSpec, Back)> {
         MapId::SOCKETS_V4 | MapId::SOCKETS_V6 => {
             (spec, Back::Entries(Entries { convert: socket_back, last_seen: |_| None }))
         }
+        MapId::FRONTENDS_V4 | MapId::FRONTENDS_V6 => {
+            (with_values(12), Back::Entries(Entries { convert: frontend_back, last_seen: |_| None }))
+        }
         MapId::FRAGMENTS_V4 => (with_values(4), Back::Empty),
         MapId::FRAGMENTS_V6 => (MapSpec { key_size: 40, ..with_values(4) }, Back::Empty),
         MapId::COUNTERS => (MapSpec { max_entries: 4 * 64, ..spec }, Back::Counts),
         MapId::POLICY_EPOCH
         | MapId::ENDPOINTS_V4
         | MapId::ENDPOINTS_V6
-        | MapId::FRONTENDS_V4
-        | MapId::FRONTENDS_V6
         | MapId::BACKENDS_V4
         | MapId::BACKENDS_V6
         | MapId::CLASSES_V4
@@ -316,6 +326,7 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn only_routes_to_next_hops_go_back() {
         let key = [&24_u32.to_ne_bytes()[..], &[10, 0, 1, 0]].concat();
@@ -327,5 +338,20 @@ mod tests {
         for kind in [kind::STACK, kind::SERVICE] {
             assert!(route_back(&key, route(kind).as_bytes()).is_none());
         }
+    }
+
+    #[test]
+    fn a_frontend_goes_back_with_the_backends_that_it_chooses_from() {
+        let value = FrontendValue {
+            service_id: 1,
+            backends_start: 2,
+            backends_count: 3,
+            kept_count: 4,
+            flags: 5,
+            reserved: 0,
+        };
+        let former =
+            [&1_u32.to_ne_bytes()[..], &2_u32.to_ne_bytes(), &3_u16.to_ne_bytes(), &5_u16.to_ne_bytes()];
+        assert_eq!(frontend_back(&[9], value.as_bytes()), Some((vec![9], former.concat())));
     }
 }
