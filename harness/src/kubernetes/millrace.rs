@@ -1,7 +1,6 @@
 //! Millrace in a cluster, installed with the manifests and the image that users get.
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,7 +13,10 @@ use super::{
     Cluster, Node, manifest,
     ready::{PATIENCE, is_ready_pod},
 };
-use crate::{eventually::eventually, machine::binaries::binary};
+use crate::{
+    eventually::eventually,
+    machine::binaries::{binary, copy_program},
+};
 
 /// What `deploy/` installs.
 const MANIFEST: &str = include_str!("../../../deploy/manifests/millrace.yaml");
@@ -95,7 +97,7 @@ impl Node {
         // The node sees its own folder, and not always that of the build.
         let copy = self.folder().join("tmp/millrace");
         if !copy.exists() {
-            fs::copy(binary("millrace")?, &copy).with_context(|| format!("write {}", copy.display()))?;
+            copy_program(&binary("millrace")?, &copy)?;
         }
         let mut command = Command::new("/tmp/millrace");
         command.args(["--output", "json"]).args(arguments);

@@ -1,14 +1,10 @@
 //! Processes inside the pods and the nodes of a cluster that serve and ask as they are told.
-use std::{
-    fs,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{Cluster, Node};
-use crate::probe::client::Probe;
+use crate::{machine::binaries::copy_program, probe::client::Probe};
 
 /// Where a node has the program of test pods, and where that is in the node's folder.
 const ON_NODE: &str = "/tmp/workload";
@@ -24,12 +20,7 @@ impl Cluster {
 
     /// A process of a node, as its system's own are.
     pub fn probe_on_node(&self, node: &Node) -> Result<Probe> {
-        static COPIES: AtomicU32 = AtomicU32::new(0);
-        let folder = node.folder();
-        let copy = folder.join(format!("{IN_FOLDER}.{}", COPIES.fetch_add(1, Ordering::Relaxed)));
-        // Not over the program of another process: that one may run.
-        fs::copy(self.programs.workload()?, &copy).with_context(|| format!("write {}", copy.display()))?;
-        fs::rename(&copy, folder.join(IN_FOLDER)).with_context(|| format!("rename {}", copy.display()))?;
+        copy_program(&self.programs.workload()?, &node.folder().join(IN_FOLDER))?;
         let mut workload = Command::new(ON_NODE);
         workload.args(["obey", &node.name()]);
         Probe::through(&node.name(), node.inside(workload)?)

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use harness::{kubernetes::down, machine::binaries::binary};
+use harness::{
+    kubernetes::down,
+    machine::binaries::{binary, copy_program},
+};
 
 use crate::shared::{own_name, reference};
 
@@ -61,7 +64,7 @@ fn missing_components_and_missing_rights_are_named_before_anything_is_made() -> 
     let folder = tempfile::tempdir().context("a folder")?;
     let copy = folder.path().join("debug/cluster");
     fs::create_dir(folder.path().join("debug")).context("a folder of programs")?;
-    fs::copy(binary("cluster")?, &copy).context("copy the program")?;
+    copy_program(&binary("cluster")?, &copy)?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).context("open the folder")?;
     let name = own_name("nothing");
 

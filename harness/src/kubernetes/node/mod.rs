@@ -33,6 +33,7 @@ use super::{
 use crate::{
     eventually::eventually,
     machine::{
+        binaries::copy_program,
         cgroup,
         netns::{self, Netns},
     },
@@ -302,9 +303,8 @@ fn groups(path: &str) -> Result<Vec<PathBuf>> {
 fn copy_reference_plugins(folder: &Path) -> Result<()> {
     for plugin in ["loopback", "host-local", "ptp", "portmap"] {
         let from = Path::new(REFERENCE_PLUGINS).join(plugin);
-        fs::copy(&from, folder.join(plugin)).with_context(|| {
-            format!("copy {}: install the package containernetworking-plugins", from.display())
-        })?;
+        copy_program(&from, &folder.join(plugin))
+            .context("install the package containernetworking-plugins")?;
     }
     Ok(())
 }
