@@ -16,6 +16,7 @@ mod pins;
 mod pipeline;
 mod socket;
 mod stage;
+mod tables;
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -32,9 +33,10 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::{Family, V4, V6},
+    family::{V4, V6},
     socket::Mapped,
     stage::conntrack,
+    tables::Flows,
 };
 
 /// tcx ingress of the host side of a pod's veth: what leaves the pod.
@@ -129,7 +131,7 @@ fn backend_gone_v6(ctx: TcContext) -> i32 {
 
 /// The frame is no packet: it holds the key of a flow, and its backend as a slot of `BACKENDS_*` does.
 #[inline(always)]
-fn mark_backend_gone<F: Family>(ctx: &TcContext) -> i32 {
+fn mark_backend_gone<F: Flows>(ctx: &TcContext) -> i32 {
     const fn end<T>(offset: usize) -> usize {
         offset + size_of::<T>()
     }

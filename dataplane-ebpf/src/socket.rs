@@ -19,6 +19,7 @@ use crate::{
     observe,
     pins::{self, End},
     stage::service::{self, Choice},
+    tables::{Routes, Services, Sockets},
 };
 
 /// Return values of the hooks.
@@ -30,7 +31,7 @@ const ECONNREFUSED: i32 = 111;
 
 /// How the hooks of a socket show an address of a family.
 pub(crate) trait View {
-    type Family: Family;
+    type Family: Services + Routes + Sockets;
 
     fn read(ctx: &SockAddrContext) -> Addr<Self>;
     fn write(ctx: &SockAddrContext, addr: &Addr<Self>);
@@ -353,7 +354,7 @@ fn end<F: Family>(addr: &F::Addr, port: Be16) -> End {
 
 /// The backend that a UDP socket has at a frontend, while it is one, and whether its answers are hidden.
 #[inline(always)]
-fn kept<F: Family>(
+fn kept<F: Services>(
     ctx: &SockAddrContext,
     frontend: &FrontendValue,
     addr: &F::Addr,

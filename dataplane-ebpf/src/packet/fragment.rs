@@ -13,11 +13,11 @@ use dataplane_common::{
 };
 
 use super::{ETH_LEN, Fragment, Packet, ifindex, write::RECOMPUTE_SUM};
-use crate::family::Family;
+use crate::{family::Family, tables::Fragments};
 
 /// Fills in what the first fragment said of a later one, which begins at `offset` of the datagram.
 #[inline(always)]
-pub(super) fn follow<F: Family>(packet: &mut Packet<F::Addr>, offset: u32) -> Result<(), DropReason> {
+pub(super) fn follow<F: Fragments>(packet: &mut Packet<F::Addr>, offset: u32) -> Result<(), DropReason> {
     let Some(first) = first::<F>(packet) else {
         packet.fragment = Fragment::Orphan;
         return Ok(());
@@ -34,7 +34,7 @@ pub(super) fn follow<F: Family>(packet: &mut Packet<F::Addr>, offset: u32) -> Re
 
 /// What the first fragment said, if it has come.
 #[inline(always)]
-pub(crate) fn first<F: Family>(packet: &Packet<F::Addr>) -> Option<FragmentValue> {
+pub(crate) fn first<F: Fragments>(packet: &Packet<F::Addr>) -> Option<FragmentValue> {
     let first = F::fragment(&F::fragment_key(&packet.tuple, packet.fragment_id));
     first.filter(|first| now().wrapping_sub(first.seen_at) < REMEMBERED_NS)
 }
@@ -61,7 +61,7 @@ pub(super) fn lead<A: Copy>(
 /// Leaves what a first fragment says to the later ones. The caller has made sure of the sender as far as it can: what
 /// a liar leaves here would decide about somebody else's fragments.
 #[inline(always)]
-pub(crate) fn remember_first<F: Family>(packet: &Packet<F::Addr>) {
+pub(crate) fn remember_first<F: Fragments>(packet: &Packet<F::Addr>) {
     let first = FragmentValue {
         seen_at: now(),
         source_port: packet.tuple.source_port,

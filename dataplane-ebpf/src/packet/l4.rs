@@ -6,7 +6,7 @@ use dataplane_common::{
 };
 
 use super::{Kind, Packet, Parse, read};
-use crate::{family::Family, flow::Tuple};
+use crate::{family::Family, flow::Tuple, tables::Fragments};
 
 /// The start of a TCP header, up to its flags.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ pub(super) fn min_len<F: Family>(l4: u8) -> u32 {
 
 /// Fills in what the L4 header says.
 #[inline(always)]
-pub(super) fn parse<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>) -> Result<(), DropReason> {
+pub(super) fn parse<F: Fragments>(ctx: &TcContext, packet: &mut Packet<F::Addr>) -> Result<(), DropReason> {
     match packet.tuple.proto {
         proto::TCP => {
             let tcp: Tcp = read(ctx, packet.l4_offset)?;

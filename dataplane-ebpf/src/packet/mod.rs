@@ -21,7 +21,7 @@ pub(crate) use self::{
     reject::reject,
     write::{decrement_hop_limit, rewrite, rewrite_embedded, set_macs},
 };
-use crate::{family::Family, flow::Tuple};
+use crate::{flow::Tuple, tables::Fragments};
 
 /// Length of the Ethernet header.
 const ETH_LEN: u32 = 14;
@@ -123,7 +123,7 @@ impl<A: Copy> Packet<A> {
 }
 
 /// A family whose packets can be parsed.
-pub(crate) trait Parse: Family {
+pub(crate) trait Parse: Fragments {
     /// Parses the headers up to L4 into `packet`.
     fn parse(ctx: &TcContext, packet: &mut Packet<Self::Addr>) -> Result<(), DropReason>;
     /// Parses the IP header of a packet that an ICMP error quotes: its tuple (without ports) and where its L4

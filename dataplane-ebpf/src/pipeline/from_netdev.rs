@@ -8,7 +8,7 @@ use dataplane_common::{
 };
 
 use super::{
-    come_again,
+    Tables, come_again,
     known::{Flow, find_flow},
     local_pod, observed,
     to_pod::enter,
@@ -18,7 +18,7 @@ use crate::{
     config,
     family::{V4, V6},
     flow::Scratch,
-    packet::{self, Fragment, Kind, Parse, ethertype},
+    packet::{self, Fragment, Kind, ethertype},
     stage::{
         conntrack::host,
         forward::{self, Onward},
@@ -43,7 +43,7 @@ pub(crate) fn from_netdev(ctx: &TcContext) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn from_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
+fn from_netdev_ip<F: Tables>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     // Most of what a node receives is for itself: it pays for one read and one look-up. What is cut short is left to
     // the stack.
     let Ok(address) = packet::destination::<F>(ctx) else { return Ok(Verdict::Pass) };
@@ -67,7 +67,7 @@ fn from_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
 /// What the stack would send back out: a packet to a service, which only pods and processes of nodes reach; and what the
 /// stack's answer would not end, a TCP connection to a pod that is gone.
 #[inline(always)]
-fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
+fn to_nobody<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     F::parse(ctx, &mut scratch.packet)?;
     let packet = &scratch.packet;
     let is_answered = match forward::onward::<F>(packet) {
@@ -88,7 +88,7 @@ fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
 /// To a process of this host, while some of them have flows to services: those of other nodes' pods that answer, and whoever
 /// tells of an error, are looked at.
 #[inline(always)]
-fn to_host<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
+fn to_host<F: Tables>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Ok(source) = packet::source::<F>(ctx) else { return Ok(Verdict::Pass) };
     let is_pods = uplink::leads_to::<F>(ctx, &source);
     if !is_pods && !packet::is_icmp::<F>(ctx) {
@@ -99,7 +99,7 @@ fn to_host<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
 
 /// What is not of such a flow is left as it is, whatever is wrong with it.
 #[inline(always)]
-fn answer_host<F: Parse>(
+fn answer_host<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     is_pods: bool,
@@ -123,7 +123,7 @@ fn answer_host<F: Parse>(
 }
 
 #[inline(always)]
-fn to_local_pod<F: Parse>(
+fn to_local_pod<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     destination: &EndpointValue,

@@ -7,7 +7,7 @@ use dataplane_common::{
 };
 
 use super::{
-    come_again,
+    Tables, come_again,
     known::{Flow, find_flow},
     local_pod, neighbour, observed,
     opening::{judge_and_open, to_service},
@@ -17,7 +17,7 @@ use crate::{
     config,
     family::{V4, V6},
     flow::Scratch,
-    packet::{self, Kind, Packet, Parse, ethertype},
+    packet::{self, Kind, Packet, Parse as _, ethertype},
     stage::{
         antispoof,
         forward::{self, Onward},
@@ -49,7 +49,7 @@ pub(crate) fn from_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn from_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
+fn from_pod_ip<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     let source = antispoof::check::<F>(ctx, &scratch.packet)?;
     if F::is_link_local(&scratch.packet.tuple.destination) {
         return Err(DropReason::BeyondLink);

@@ -6,13 +6,12 @@ use dataplane_common::{
     verdict::DropReason,
 };
 
-use super::judge_openers;
+use super::{Tables, judge_openers};
 use crate::{
     config,
-    family::Family,
     flow::{Allowed, Scratch},
     global::global,
-    packet::{self, Fragment, Kind, Parse},
+    packet::{self, Fragment, Kind},
     stage::{
         conntrack::{self, Hit, carrying, change, direct, find},
         icmp_error, nat, policy,
@@ -70,7 +69,7 @@ const DROPPED: u32 = 256;
 
 /// Looks for the flow of the packet, or of the packet that it quotes.
 #[inline(always)]
-pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
+pub(super) fn find_flow<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     match (scratch.packet.kind, scratch.packet.fragment) {
         (_, Fragment::Orphan) => Flow::Dropped(DropReason::FragmentWithoutFirst),
         (Kind::IcmpError, Fragment::Whole) => related_flow::<F>(ctx, scratch),
@@ -80,7 +79,7 @@ pub(super) fn find_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr
 
 /// Conntrack → policy (once per epoch) → NAT.
 #[inline(always)]
-fn known_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
+fn known_flow<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     let flow = Flow::of_code(found::<F>(scratch));
     if matches!(flow, Flow::New) && carrying::may_come(&scratch.packet) {
         return Flow::Awaited;
@@ -102,14 +101,14 @@ global! {
 }
 
 #[inline(always)]
-fn advance_in_its_zone<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+fn advance_in_its_zone<F: Tables>(scratch: &mut Scratch<F::Addr>) -> u32 {
     in_its_zone::<F>(scratch, advanced::<F>)
 }
 
 /// Looks for a flow where most are, and then among those beside another flow: where one is in the way, or where there
 /// is any, which is rare.
 #[inline(always)]
-fn in_its_zone<F: Family>(
+fn in_its_zone<F: Tables>(
     scratch: &mut Scratch<F::Addr>,
     look: impl Fn(&mut Scratch<F::Addr>, u32) -> u32,
 ) -> u32 {
@@ -134,12 +133,12 @@ global! {
 
 /// Everything but what is written to flow and packet: the code of what became of its flow.
 #[inline(always)]
-fn advance<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
+fn advance<F: Tables>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
     advance_flow::<F>(scratch, zone).unwrap_or_else(Flow::Dropped).code()
 }
 
 #[inline(always)]
-fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
+fn advance_flow<F: Tables>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
     let Some(hit) = find::<F>(&scratch.packet.tuple, zone, &mut scratch.state, &mut scratch.translation)
     else {
         return Ok(Flow::New);
@@ -179,7 +178,7 @@ fn advance_flow<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<
 
 /// What becomes of a packet whose two ends are those of another flow.
 #[inline(always)]
-fn taken<F: Family>(hit: &Hit<F>, zone: u32) -> Result<Flow, DropReason> {
+fn taken<F: Tables>(hit: &Hit<F>, zone: u32) -> Result<Flow, DropReason> {
     match (zone == u32::from(zone::POD), hit.is_original) {
         (false, _) => Ok(Flow::New),
         (true, true) => Ok(Flow::Beside),
@@ -197,7 +196,7 @@ fn is_stale(state: &CtState) -> bool {
 /// Judges the flow of the packet `scratch.judged`, because policy denied it or policies changed since. Notes in the
 /// scratch memory what its entry is to remember, and tells why it is denied.
 #[inline(always)]
-fn judge_again<F: Family>(
+fn judge_again<F: Tables>(
     hit: &Hit<F>,
     scratch: &mut Scratch<F::Addr>,
     is_translated: bool,
@@ -236,7 +235,7 @@ fn judge_again<F: Family>(
 
 /// Judges `scratch.judged` by what is known of who opened it.
 #[inline(always)]
-fn judge_by_origin<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Allowed, DropReason> {
+fn judge_by_origin<F: Tables>(scratch: &mut Scratch<F::Addr>) -> Result<Allowed, DropReason> {
     let is_from_host = scratch.state.from_host != 0;
     let is_mid_stream = scratch.state.mid_stream != 0;
     if is_from_host {
@@ -252,7 +251,7 @@ fn judge_by_origin<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<Allowed,
 
 /// An ICMP error about a flow that exists passes with it.
 #[inline(never)]
-fn related_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
+fn related_flow<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     match related::<F>(ctx, scratch) {
         Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),
@@ -260,7 +259,7 @@ fn related_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Fl
 }
 
 #[inline(always)]
-fn related<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+fn related<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     let embedded = packet::embedded::<F>(ctx, &scratch.packet)?;
     scratch.judged = embedded.tuple.reversed();
     let found = Flow::of_code(in_its_zone::<F>(scratch, quoted::<F>));
@@ -280,14 +279,14 @@ global! {
 /// The code of the flow that an ICMP error is related to: an error travels as `scratch.judged` does, the answer to the
 /// packet that it quotes.
 #[inline(always)]
-fn find_quoted<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
+fn find_quoted<F: Tables>(scratch: &mut Scratch<F::Addr>, zone: u32) -> u32 {
     relate::<F>(scratch, zone).unwrap_or_else(Flow::Dropped).code()
 }
 
 /// Only who sent the quoted packet learns of it, and of pods only the one that it was sent to may tell: pods are no
 /// routers. Anything else is a message of its own.
 #[inline(always)]
-fn relate<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
+fn relate<F: Tables>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, DropReason> {
     let (sender, answer) = (&scratch.packet.tuple, &scratch.judged);
     if sender.destination != answer.destination {
         return Ok(Flow::New);
@@ -311,6 +310,6 @@ fn relate<F: Family>(scratch: &mut Scratch<F::Addr>, zone: u32) -> Result<Flow, 
 
 /// Whether an address is that of a pod, of this node or of another.
 #[inline(always)]
-fn is_pod<F: Family>(addr: &F::Addr) -> bool {
+fn is_pod<F: Tables>(addr: &F::Addr) -> bool {
     F::endpoint(addr).is_some() || F::route(addr).is_some()
 }

@@ -25,7 +25,7 @@ pub(crate) use self::{
     to_pod::to_pod,
 };
 use crate::{
-    family::Family,
+    family::{V4, V6},
     flow::{Allowed, Scratch},
     observe,
     packet::{self, Fragment, Parse},
@@ -33,11 +33,18 @@ use crate::{
         fragment::{self, Order},
         policy,
     },
+    tables::{Endpoints, Flows, Policies, Routes, Services},
 };
+
+/// All that the hooks of packets read and write. Fragments come with parsing.
+pub(super) trait Tables: Parse + Endpoints + Services + Policies + Routes + Flows {}
+
+impl Tables for V4 {}
+impl Tables for V6 {}
 
 /// The endpoint of a local pod's address.
 #[inline(always)]
-fn local_pod<F: Family>(addr: &F::Addr) -> EndpointValue {
+fn local_pod<F: Tables>(addr: &F::Addr) -> EndpointValue {
     match F::endpoint(addr) {
         // SAFETY: copied out at once; the agent replaces entries, it never edits them in place.
         Some(endpoint) => unsafe { *endpoint },
@@ -47,7 +54,7 @@ fn local_pod<F: Family>(addr: &F::Addr) -> EndpointValue {
 
 /// Runs a pipeline in this CPU's working memory and remembers which flow policy denied.
 #[inline(always)]
-fn observed<F: Family>(
+fn observed<F: Tables>(
     pipeline: impl FnOnce(&mut Scratch<F::Addr>) -> Result<Verdict, DropReason>,
 ) -> Result<Verdict, DropReason> {
     let Some(scratch) = F::scratch() else {
@@ -67,7 +74,7 @@ fn observed<F: Family>(
 
 /// Puts a fragment in its place: `None` when it is its turn, else what becomes of it.
 #[inline(always)]
-fn wait_for_first<F: Parse>(
+fn wait_for_first<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     hook: Hook,
@@ -96,7 +103,7 @@ fn come_again(ctx: &TcContext) -> Verdict {
 /// Judges `scratch.judged` by the sets of whichever of its ends are local pods. Where it is not known which end opened
 /// the flow, both must be allowed to.
 #[inline(always)]
-fn judge_openers<F: Family>(scratch: &mut Scratch<F::Addr>, both: bool) -> Result<Allowed, DropReason> {
+fn judge_openers<F: Tables>(scratch: &mut Scratch<F::Addr>, both: bool) -> Result<Allowed, DropReason> {
     let epoch = policy::epoch();
     let mut allowed = Allowed::NO_RULE;
     let mut ways = if both { 2 } else { 1 };

@@ -2,13 +2,12 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{conntrack::zone, verdict::DropReason};
 
-use super::{judge_openers, known::Flow, local_pod};
+use super::{Tables, judge_openers, known::Flow, local_pod};
 use crate::{
     config,
-    family::Family,
     flow::{Allowed, Scratch, Tuple},
     global::global,
-    packet::{self, Fragment, Kind, Packet, Parse},
+    packet::{self, Fragment, Kind, Packet},
     stage::{
         conntrack::{self, Opening},
         forward::{self, Onward},
@@ -19,7 +18,7 @@ use crate::{
 
 /// Service → policy → conntrack → NAT for the first packet of a flow to a frontend.
 #[inline(never)]
-pub(super) fn to_service<F: Parse>(
+pub(super) fn to_service<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
@@ -32,7 +31,7 @@ pub(super) fn to_service<F: Parse>(
 }
 
 #[inline(always)]
-fn translate_new<F: Parse>(
+fn translate_new<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
@@ -73,7 +72,7 @@ fn translate_new<F: Parse>(
 /// What nobody will answer opens no flow: a port that the service gets later would never see the packets of that flow. Nor
 /// is policy asked, which has nothing to forbid.
 #[inline(always)]
-pub(super) fn to_nobody<F: Parse>(ctx: &TcContext, scratch: &Scratch<F::Addr>) -> Result<Flow, DropReason> {
+pub(super) fn to_nobody<F: Tables>(ctx: &TcContext, scratch: &Scratch<F::Addr>) -> Result<Flow, DropReason> {
     match forward::onward::<F>(&scratch.packet) {
         Onward::Refused if scratch.packet.is_answerable() => Ok(Flow::Unanswered),
         Onward::Refused => Err(DropReason::UnknownServicePort),
@@ -94,7 +93,7 @@ pub(super) fn without_flow<A: Copy>(packet: &Packet<A>) -> Result<Flow, DropReas
 
 /// Policy → conntrack for the first packet of a flow to no frontend; beside a translated one it is then to be translated.
 #[inline(always)]
-pub(super) fn judge_and_open<F: Parse>(
+pub(super) fn judge_and_open<F: Tables>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
@@ -111,7 +110,7 @@ pub(super) fn judge_and_open<F: Parse>(
 /// The first packet from this host to a pod. The pod's own node always reaches it: kubelet's probes must pass. But a
 /// segment of a connection that is not known may answer the pod, which policy may forbid to open one.
 #[inline(always)]
-pub(super) fn open_from_host<F: Parse>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropReason> {
+pub(super) fn open_from_host<F: Tables>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropReason> {
     opened(open_as_host::<F>(scratch))
 }
 
@@ -137,7 +136,7 @@ global! {
 }
 
 #[inline(always)]
-fn allowed_code<F: Family>(
+fn allowed_code<F: Tables>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
@@ -148,12 +147,12 @@ fn allowed_code<F: Family>(
 }
 
 #[inline(always)]
-fn by_host_code<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+fn by_host_code<F: Tables>(scratch: &mut Scratch<F::Addr>) -> u32 {
     open_by_host::<F>(scratch).map_or_else(Flow::Dropped, |()| Flow::New).code()
 }
 
 #[inline(always)]
-fn open_allowed<F: Family>(
+fn open_allowed<F: Tables>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
@@ -184,7 +183,7 @@ fn open_allowed<F: Family>(
 }
 
 #[inline(always)]
-fn open_by_host<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropReason> {
+fn open_by_host<F: Tables>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropReason> {
     if scratch.packet.is_mid_stream() {
         scratch.judged = scratch.packet.tuple.reversed();
         judge_openers::<F>(scratch, false).map_err(|_| DropReason::MidStream)?;
@@ -196,7 +195,7 @@ fn open_by_host<F: Family>(scratch: &mut Scratch<F::Addr>) -> Result<(), DropRea
 }
 
 #[inline(always)]
-fn open<F: Family>(scratch: &mut Scratch<F::Addr>, allowed: Allowed, is_from_host: bool) {
+fn open<F: Tables>(scratch: &mut Scratch<F::Addr>, allowed: Allowed, is_from_host: bool) {
     let packet = &scratch.packet;
     // A reset opens nothing, and an error belongs to another flow.
     if packet.kind == Kind::Flow && packet.tcp_flags & packet::tcp::RST == 0 {

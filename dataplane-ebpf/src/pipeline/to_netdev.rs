@@ -8,6 +8,7 @@ use dataplane_common::{
 };
 
 use super::{
+    Tables,
     known::{Flow, find_flow},
     local_pod, observed,
     opening::{to_nobody, without_flow},
@@ -17,7 +18,7 @@ use crate::{
     config,
     family::{V4, V6},
     flow::{Allowed, Scratch, Tuple},
-    packet::{self, Fragment, Kind, Parse, ethertype},
+    packet::{self, Fragment, Kind, ethertype},
     stage::{
         conntrack::{Opening, host},
         forward::{self, Onward},
@@ -46,7 +47,7 @@ pub(crate) fn to_netdev(ctx: &TcContext) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn to_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
+fn to_netdev_ip<F: Tables>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     // Most of it is for no service: it pays for one read and a comparison.
     match packet::destination::<F>(ctx) {
         Ok(address) if F::is_in(slot::SERVICES, &address) => {
@@ -57,7 +58,7 @@ fn to_netdev_ip<F: Parse>(ctx: &TcContext) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn to_address_of_service<F: Parse>(
+fn to_address_of_service<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
 ) -> Result<Verdict, DropReason> {
@@ -104,7 +105,7 @@ fn to_address_of_service<F: Parse>(
 }
 
 #[inline(never)]
-fn open_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
+fn open_flow<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow {
     match open::<F>(ctx, scratch) {
         Ok(flow) => flow,
         Err(reason) => Flow::Dropped(reason),
@@ -114,7 +115,7 @@ fn open_flow<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Flow 
 /// Service → conntrack → NAT for the first packet of a flow. No policy is asked: none speaks about the host, and the pod's
 /// own node always reaches it.
 #[inline(always)]
-fn open<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
+fn open<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Flow, DropReason> {
     if config::beside_kube_proxy() {
         return Ok(Flow::New);
     }

@@ -6,6 +6,7 @@ use dataplane_common::{
 };
 
 use super::{
+    Tables,
     known::{Flow, find_flow},
     local_pod, observed,
     opening::{judge_and_open, open_from_host},
@@ -15,7 +16,7 @@ use crate::{
     config,
     family::{V4, V6},
     flow::Scratch,
-    packet::{self, Kind, Parse, ethertype},
+    packet::{self, Kind, ethertype},
 };
 
 /// What reaches a pod through the host's stack: from this host, from other nodes, from outside.
@@ -29,7 +30,7 @@ pub(crate) fn to_pod(ctx: &TcContext) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
+fn to_pod_ip<F: Tables>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Result<Verdict, DropReason> {
     F::parse(ctx, &mut scratch.packet)?;
     let is_from_host = packet::ingress_ifindex(ctx) == config::host_ingress_ifindex();
     match scratch.packet.kind {
@@ -60,7 +61,7 @@ fn to_pod_ip<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> Resul
 /// Conntrack → ingress policy → NAT for a packet to a pod whose flows may be tracked, whichever hook it came by. Whether it
 /// goes on: if it `may_wait`, its flow may be awaited.
 #[inline(always)]
-pub(super) fn enter<F: Parse>(
+pub(super) fn enter<F: Tables>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     destination: &EndpointValue,

@@ -3,14 +3,14 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{endpoint::EndpointValue, verdict::DropReason};
 
 use crate::{
-    family::Family,
     packet::{self, Kind, Packet},
+    tables::Endpoints,
 };
 
 /// Checks the source of a packet that came out of a pod, and returns whose it is. What pods say to their link alone
 /// has rules of its own: [`super::neighbour`].
 #[inline(always)]
-pub(crate) fn check<F: Family>(
+pub(crate) fn check<F: Endpoints>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
 ) -> Result<EndpointValue, DropReason> {
@@ -28,7 +28,7 @@ pub(crate) fn check<F: Family>(
 }
 
 #[inline(always)]
-fn lookup<F: Family>(addr: &F::Addr) -> Option<EndpointValue> {
+fn lookup<F: Endpoints>(addr: &F::Addr) -> Option<EndpointValue> {
     // SAFETY: copied out at once; the agent replaces entries, it never edits them in place.
     F::endpoint(addr).map(|endpoint| unsafe { *endpoint })
 }

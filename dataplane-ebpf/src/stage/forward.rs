@@ -15,6 +15,7 @@ use dataplane_common::{
 use crate::{
     maps::HOST_PATHS,
     packet::{self, Packet, Parse},
+    tables::Routes,
 };
 
 /// Into a pod of this node, past the host's stack.
@@ -63,7 +64,7 @@ pub(crate) enum Onward {
 
 /// Where a packet to no pod of this node goes.
 #[inline(always)]
-pub(crate) fn onward<F: Parse>(packet: &Packet<F::Addr>) -> Onward {
+pub(crate) fn onward<F: Parse + Routes>(packet: &Packet<F::Addr>) -> Onward {
     match F::route(&packet.tuple.destination) {
         Some(route) if matches!(route.kind, kind::DIRECT | kind::GATEWAY) => Onward::Route(route),
         Some(route) if route.kind == kind::SERVICE => Onward::Refused,

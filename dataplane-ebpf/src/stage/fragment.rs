@@ -10,11 +10,11 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::Family,
     flow::Scratch,
     global::global,
     maps::{EARLY_FRAGMENTS, EARLY_RINGS, EARLY_SCRATCH},
     packet::{self, Fragment, Packet},
+    tables::Fragments,
 };
 
 /// What is to become of a fragment.
@@ -53,7 +53,7 @@ const HELD: u32 = 256;
 /// Remembers a first fragment and sends what waited for it; holds a later one that came before it, if `holds`. `hook`
 /// and `ifindex`, the pod's interface, choose the ring in which it waits; what the host itself sends has one of its own.
 #[inline(always)]
-pub(crate) fn put_in_order<F: Family>(
+pub(crate) fn put_in_order<F: Fragments>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     hook: Hook,
@@ -72,7 +72,7 @@ global! {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "two bytes")]
-fn order<F: Family>(
+fn order<F: Fragments>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     ifindex: u32,
@@ -101,7 +101,7 @@ fn scratch() -> Option<&'static mut EarlyFragment> {
 
 #[inline(never)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value, it does not fit the stack")]
-fn hold<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey) -> Order {
+fn hold<F: Fragments>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey) -> Order {
     let Some(fragment) = scratch() else { return Order::Dropped(DropReason::FragmentWithoutFirst) };
     let now = packet::fragment::now();
     fragment.held_at = now;
@@ -149,7 +149,7 @@ fn next_place(ring: EarlyKey, now: u64) -> u16 {
 
 /// Sends the first fragment once more, and behind it those that waited.
 #[inline(never)]
-fn release<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey) -> Order {
+fn release<F: Fragments>(ctx: &TcContext, packet: &Packet<F::Addr>, ring: EarlyKey) -> Order {
     let now = packet::fragment::now();
     // SAFETY: copied out at once.
     let held_at = unsafe { EARLY_RINGS.get(ring) }.map_or(0, |ring| ring.held_at);

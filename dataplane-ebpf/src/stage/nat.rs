@@ -3,9 +3,9 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{endpoint::EndpointValue, verdict::DropReason};
 
 use crate::{
-    family::Family,
     flow::Scratch,
     packet::{self, Parse},
+    tables::Endpoints,
 };
 
 /// Writes the translation to the packet, and to what is known of it.
@@ -18,7 +18,7 @@ pub(crate) fn translate<F: Parse>(ctx: &TcContext, scratch: &mut Scratch<F::Addr
 
 /// Remembers that a pod has translated flows: from now on its packets look for conntrack entries.
 #[inline(always)]
-pub(crate) fn mark_translated<F: Family>(addr: &F::Addr) {
+pub(crate) fn mark_translated<F: Endpoints>(addr: &F::Addr) {
     if let Some(endpoint) = F::endpoint(addr) {
         set_translated(endpoint);
     }

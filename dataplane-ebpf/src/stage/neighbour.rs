@@ -10,11 +10,12 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::{Family, V4, V6},
+    family::{V4, V6},
     packet::{
         self, Fragment, Packet,
         neighbour::{self, Arp, GATEWAY, Says},
     },
+    tables::Endpoints,
 };
 
 /// What becomes of it.
@@ -147,7 +148,7 @@ fn is_own_link_local(addr: &AddrV6) -> bool {
 
 /// The endpoint of an address, if it is that of the pod behind this interface.
 #[inline(always)]
-fn own<F: Family>(ctx: &TcContext, addr: &F::Addr) -> Result<EndpointValue, DropReason> {
+fn own<F: Endpoints>(ctx: &TcContext, addr: &F::Addr) -> Result<EndpointValue, DropReason> {
     // SAFETY: copied out at once; the agent replaces entries, it never edits them in place.
     let endpoint = F::endpoint(addr).map(|endpoint| unsafe { *endpoint });
     match endpoint {

@@ -7,10 +7,10 @@ use dataplane_common::{
 };
 
 use crate::{
-    family::Family,
     flow::{Allowed, Scratch, Tuple},
     global::global,
     maps::{POLICIES, POLICY_EPOCH},
+    tables::Policies,
 };
 
 /// The current policy epoch.
@@ -21,7 +21,7 @@ pub(crate) fn epoch() -> u32 {
 
 /// Judges the flow `scratch.judged`: its original tuple, after service translation.
 #[inline(always)]
-pub(crate) fn judge<F: Family>(
+pub(crate) fn judge<F: Policies>(
     scratch: &mut Scratch<F::Addr>,
     egress_set: u32,
     ingress_set: u32,
@@ -57,7 +57,7 @@ global! {
 
 /// The rules that allow `scratch.judged`, egress in the lower half; [`DENIED`] where none does.
 #[inline(always)]
-fn allowing_rules<F: Family>(scratch: &mut Scratch<F::Addr>, egress_set: u32, ingress_set: u32) -> u64 {
+fn allowing_rules<F: Policies>(scratch: &mut Scratch<F::Addr>, egress_set: u32, ingress_set: u32) -> u64 {
     let tuple = &scratch.judged;
     if tuple.source == tuple.destination {
         // A pod reaches itself, through a service too: the concept page exempts it.
@@ -71,7 +71,7 @@ fn allowing_rules<F: Family>(scratch: &mut Scratch<F::Addr>, egress_set: u32, in
 }
 
 #[inline(always)]
-fn allowing_rule<F: Family>(set: u32, peer: &F::Addr, tuple: &Tuple<F::Addr>) -> Option<u32> {
+fn allowing_rule<F: Policies>(set: u32, peer: &F::Addr, tuple: &Tuple<F::Addr>) -> Option<u32> {
     match set {
         0 => return Some(0),
         SET_DENY_ALL => return None,

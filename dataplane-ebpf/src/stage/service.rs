@@ -7,7 +7,7 @@ use dataplane_common::{
     service::{FrontendValue, flag},
 };
 
-use crate::family::Family;
+use crate::tables::{Routes, Services};
 
 /// What a frontend says about new flows to it.
 pub(crate) enum Choice<A> {
@@ -26,7 +26,7 @@ pub(crate) enum Choice<A> {
 
 /// Chooses a backend at random: for TCP, and for packets.
 #[inline(always)]
-pub(crate) fn choose<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> Choice<F::Addr> {
+pub(crate) fn choose<F: Services>(addr: &F::Addr, port: Be16, proto: u8) -> Choice<F::Addr> {
     match F::frontend(addr, port, proto) {
         // The random number costs 21 ns: it is drawn only for a frontend.
         Some(frontend) => choose_of::<F>(&frontend),
@@ -36,34 +36,34 @@ pub(crate) fn choose<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> Choice
 
 /// As [`choose`], of a frontend that was found.
 #[inline(always)]
-pub(crate) fn choose_of<F: Family>(frontend: &FrontendValue) -> Choice<F::Addr> {
+pub(crate) fn choose_of<F: Services>(frontend: &FrontendValue) -> Choice<F::Addr> {
     // SAFETY: the helper takes no argument.
     choose_with::<F>(frontend, || unsafe { bpf_get_prandom_u32() })
 }
 
 /// Chooses the backend that belongs to `seed`: the same one as long as the set of backends is the same.
 #[inline(always)]
-pub(crate) fn choose_by<F: Family>(frontend: &FrontendValue, seed: u64) -> Choice<F::Addr> {
+pub(crate) fn choose_by<F: Services>(frontend: &FrontendValue, seed: u64) -> Choice<F::Addr> {
     choose_with::<F>(frontend, || (hash::mix(seed) >> 32) as u32)
 }
 
 /// Whether an address is a service's, whatever the port. For those who found no frontend: an address that is none costs
 /// them a comparison.
 #[inline(always)]
-pub(crate) fn has_address<F: Family>(addr: &F::Addr) -> bool {
+pub(crate) fn has_address<F: Routes>(addr: &F::Addr) -> bool {
     F::is_in(slot::SERVICES, addr) && F::route(addr).is_some_and(|route| route.kind == kind::SERVICE)
 }
 
 /// Whether a backend is still one of a frontend's, if only for the flows that it has.
 #[inline(always)]
-pub(crate) fn contains<F: Family>(frontend: &FrontendValue, addr: &F::Addr, port: Be16) -> bool {
+pub(crate) fn contains<F: Services>(frontend: &FrontendValue, addr: &F::Addr, port: Be16) -> bool {
     let FrontendValue { backends_start, backends_count, kept_count, .. } = *frontend;
     let parts = [(backends_start, backends_count), (frontend.kept_start(), kept_count)];
     parts.into_iter().any(|(start, count)| is_among::<F>(start, count, addr, port))
 }
 
 #[inline(always)]
-fn is_among<F: Family>(start: u32, count: u16, addr: &F::Addr, port: Be16) -> bool {
+fn is_among<F: Services>(start: u32, count: u16, addr: &F::Addr, port: Be16) -> bool {
     // An array has every slot; a missing one ends the search at its place.
     let is_below = |slot| match F::backend(slot) {
         Some((at, at_port)) if at == *addr => at_port.raw() < port.raw(),
@@ -77,7 +77,7 @@ fn is_among<F: Family>(start: u32, count: u16, addr: &F::Addr, port: Be16) -> bo
 }
 
 #[inline(always)]
-fn choose_with<F: Family>(frontend: &FrontendValue, random: impl FnOnce() -> u32) -> Choice<F::Addr> {
+fn choose_with<F: Services>(frontend: &FrontendValue, random: impl FnOnce() -> u32) -> Choice<F::Addr> {
     if frontend.backends_count == 0 {
         return if frontend.flags & flag::DROP_WHEN_EMPTY != 0 { Choice::Drop } else { Choice::Reject };
     }

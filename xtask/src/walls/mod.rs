@@ -56,7 +56,7 @@ const EBPF_LAYERS: &[&[&str]] = &[
     &["main"],
     &["pipeline", "socket"],
     &["stage", "pins"],
-    &["config", "family", "flow", "global", "maps", "observe", "packet"],
+    &["config", "family", "flow", "global", "maps", "observe", "packet", "tables"],
 ];
 
 /// What a file does that it may not.

@@ -19,7 +19,7 @@ use super::{
     now,
     open::{Opening, PORT_TRIES, put_half},
 };
-use crate::{family::Family, flow::Scratch, global::global, maps::CT_HOST};
+use crate::{family::Family, flow::Scratch, global::global, maps::CT_HOST, tables::Flows};
 
 /// Five days, for which an established connection may be silent, in jiffies of the fastest clock that kernels are built
 /// with: 1,000 a second.
@@ -47,7 +47,7 @@ pub(crate) fn note() {
 /// Opens a translated flow of a process of this host, as [`super::open_translated`] does: the port that its backend sees
 /// must not be that of a connection which one of the host's sockets has with that backend.
 #[inline(always)]
-pub(crate) fn open_by_host<F: Family>(
+pub(crate) fn open_by_host<F: Flows>(
     ctx: &TcContext,
     scratch: &mut Scratch<F::Addr>,
     opening: &Opening,
@@ -63,7 +63,7 @@ global! {
 
 /// Creates both halves of the flow, if a port is found for it. 0 for false.
 #[inline(always)]
-fn put_halves<F: Family>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> u32 {
+fn put_halves<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F::Addr>) -> u32 {
     let wanted = scratch.translation.source_port;
     let has_choice = matches!(scratch.translation.proto, proto::TCP | proto::UDP);
     for attempt in 0..PORT_TRIES {

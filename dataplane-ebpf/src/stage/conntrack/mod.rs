@@ -16,14 +16,14 @@ use dataplane_common::{
 use self::open::restore;
 pub(crate) use self::open::{Opening, open, open_beside, open_translated};
 use crate::{
-    family::Family,
     flow::{Scratch, Tuple},
     global::global,
     packet::{Packet, tcp},
+    tables::{Endpoints, Flows},
 };
 
 /// A flow that a packet belongs to.
-pub(crate) struct Hit<F: Family> {
+pub(crate) struct Hit<F: Flows> {
     entry: *mut F::CtEntry,
     is_established: bool,
     /// The packet travels from the original source to the original destination.
@@ -32,7 +32,7 @@ pub(crate) struct Hit<F: Family> {
 
 /// The key of a tuple, and whether its source is the high end.
 #[inline(always)]
-fn key<F: Family>(tuple: &Tuple<F::Addr>, zone: u8) -> (F::CtKey, bool) {
+fn key<F: Flows>(tuple: &Tuple<F::Addr>, zone: u8) -> (F::CtKey, bool) {
     let source_is_high = if tuple.source == tuple.destination {
         tuple.destination_port.raw() < tuple.source_port.raw()
     } else {
@@ -62,7 +62,7 @@ fn key<F: Family>(tuple: &Tuple<F::Addr>, zone: u8) -> (F::CtKey, bool) {
 
 /// The entry of a key, and whether it is in the map of established flows.
 #[inline(always)]
-fn entry<F: Family>(key: &F::CtKey) -> Option<(*mut F::CtEntry, bool)> {
+fn entry<F: Flows>(key: &F::CtKey) -> Option<(*mut F::CtEntry, bool)> {
     match F::ct_established(key) {
         Some(entry) => Some((entry, true)),
         None => F::ct_new(key).map(|entry| (entry, false)),
@@ -71,7 +71,7 @@ fn entry<F: Family>(key: &F::CtKey) -> Option<(*mut F::CtEntry, bool)> {
 
 /// The tag of an entry, as it is now.
 #[inline(always)]
-fn tag<F: Family>(entry: *mut F::CtEntry) -> u32 {
+fn tag<F: Flows>(entry: *mut F::CtEntry) -> u32 {
     // SAFETY: `entry` comes from a look-up of this program run. The kernel may give its element to another flow
     // meanwhile, but the memory stays that of an entry.
     unsafe { (&raw const (*F::ct_state(entry)).tag).read_volatile() }
@@ -85,7 +85,7 @@ macro_rules! set {
     };
 }
 
-impl<F: Family> Hit<F> {
+impl<F: Flows> Hit<F> {
     /// Whether the packet belongs to another flow between the same ends: the half that a client sends on translates
     /// what the client sends, the other half what the backend sends.
     #[inline(always)]
@@ -143,7 +143,7 @@ global! {
 
 /// Makes the changes of `scratch.changes` in the flow of the packet, in both halves of it.
 #[inline(always)]
-pub(crate) fn change<F: Family>(scratch: &mut Scratch<F::Addr>) {
+pub(crate) fn change<F: Flows>(scratch: &mut Scratch<F::Addr>) {
     let is_half_gone = change_both::<F>(scratch, scratch.changes) != 0;
     if is_half_gone && scratch.changes & change::KEPT != 0 && !restore::<F>(scratch) {
         // Another flow has taken its place: this one has ended.
@@ -152,7 +152,7 @@ pub(crate) fn change<F: Family>(scratch: &mut Scratch<F::Addr>) {
 }
 
 #[inline(always)]
-fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32 {
+fn change_halves<F: Flows + Endpoints>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32 {
     const COUNTED: u32 = change::PROMOTED | change::CLOSED | change::FORGOTTEN;
     scratch.payer = if changes & COUNTED == 0 { 0 } else { share::payer::<F>(scratch, changes) };
     if changes & !(change::KEPT | change::IS_ORIGINAL) != 0 {
@@ -173,7 +173,7 @@ fn change_halves<F: Family>(scratch: &mut Scratch<F::Addr>, changes: u32) -> u32
 }
 
 #[inline(never)]
-fn change_half<F: Family>(
+fn change_half<F: Flows>(
     tuple: &Tuple<F::Addr>,
     zone: u8,
     partner: Option<&Tuple<F::Addr>>,
@@ -217,7 +217,7 @@ pub(crate) mod change {
 
 /// Writes changes to one half.
 #[inline(never)]
-fn write<F: Family>(key: &F::CtKey, entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>, changes: u32) {
+fn write<F: Flows>(key: &F::CtKey, entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>, changes: u32) {
     if changes & change::JUDGED != 0 {
         set!(F, entry, egress_rule, scratch.state.egress_rule);
         set!(F, entry, ingress_rule, scratch.state.ingress_rule);
@@ -268,7 +268,7 @@ fn write<F: Family>(key: &F::CtKey, entry: *mut F::CtEntry, scratch: &Scratch<F:
 /// Writes the epoch of a judgement and what came of it, in one store: another CPU that judges the flow at this moment
 /// must not leave its verdict under this epoch.
 #[inline(always)]
-fn set_verdict<F: Family>(entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>) {
+fn set_verdict<F: Flows>(entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>) {
     let state = F::ct_state(entry);
     let [a, b, c, d] = scratch.epoch.to_ne_bytes();
     // SAFETY: as for `tag`; the layout of the state puts these fields into one aligned word, of which the others never
@@ -289,7 +289,7 @@ fn set_verdict<F: Family>(entry: *mut F::CtEntry, scratch: &Scratch<F::Addr>) {
 }
 
 #[inline(always)]
-fn remove<F: Family>(key: &F::CtKey) {
+fn remove<F: Flows>(key: &F::CtKey) {
     F::ct_remove_established(key);
     F::ct_remove_new(key);
 }
@@ -297,7 +297,7 @@ fn remove<F: Family>(key: &F::CtKey) {
 /// Marks the client's half of a flow whose service has lost its backend, so that a SYN chooses another. False when the flow
 /// has ended or has another backend meanwhile.
 #[inline(always)]
-pub(crate) fn mark_backend_gone<F: Family>(key: &F::CtKey, addr: &F::Addr, port: Be16) -> bool {
+pub(crate) fn mark_backend_gone<F: Flows>(key: &F::CtKey, addr: &F::Addr, port: Be16) -> bool {
     let Some((entry, _)) = entry::<F>(key) else { return false };
     let backend = F::ct_nat(entry, 0);
     // SAFETY: as for `tag`.
@@ -319,7 +319,7 @@ fn now() -> u64 {
 
 /// Finds the flow of a packet in a zone, and copies what is known of it: its state, and the tuple that a half writes.
 #[inline(always)]
-pub(crate) fn find<F: Family>(
+pub(crate) fn find<F: Flows>(
     tuple: &Tuple<F::Addr>,
     zone: u32,
     state: &mut CtState,

@@ -11,9 +11,9 @@ use dataplane_common::{
 
 use super::{direct, key, now, remove, zone};
 use crate::{
-    family::Family,
     flow::{Allowed, Scratch},
     global::global,
+    tables::Flows,
 };
 
 /// What to open.
@@ -57,7 +57,7 @@ impl Opening {
 
 /// Opens a flow that is not translated, by a packet of it that was judged at `scratch.epoch`.
 #[inline(always)]
-pub(crate) fn open<F: Family>(scratch: &mut Scratch<F::Addr>, opening: &Opening) {
+pub(crate) fn open<F: Flows>(scratch: &mut Scratch<F::Addr>, opening: &Opening) {
     opening.prepare(scratch);
     put_half::<F>(scratch, half::PLAIN);
 }
@@ -68,7 +68,7 @@ pub(super) const PORT_TRIES: u32 = 8;
 /// Opens a translated flow: from the tuple of the packet, which the client sent, to `scratch.translation`, which the
 /// backend is to see and which gets another source port where the reply would collide.
 #[inline(always)]
-pub(crate) fn open_translated<F: Family>(
+pub(crate) fn open_translated<F: Flows>(
     scratch: &mut Scratch<F::Addr>,
     opening: &Opening,
 ) -> Result<(), DropReason> {
@@ -83,7 +83,7 @@ global! {
 
 /// Creates both halves of a translated flow, if a port is found for it. 0 for false.
 #[inline(always)]
-fn put_halves<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
+fn put_halves<F: Flows>(scratch: &mut Scratch<F::Addr>) -> u32 {
     for _ in 0..PORT_TRIES {
         if put_half::<F>(scratch, half::BACKEND) {
             put_half::<F>(scratch, half::CLIENT);
@@ -96,7 +96,7 @@ fn put_halves<F: Family>(scratch: &mut Scratch<F::Addr>) -> u32 {
 
 /// Opens a flow whose two ends are those of a translated one: its backend sees another port. netfilter does the same.
 #[inline(always)]
-pub(crate) fn open_beside<F: Family>(
+pub(crate) fn open_beside<F: Flows>(
     scratch: &mut Scratch<F::Addr>,
     opening: &Opening,
 ) -> Result<(), DropReason> {
@@ -115,19 +115,19 @@ global! {
 /// Creates the backend's half of a flow whose other half was found: it was evicted. False when another live flow has its
 /// key.
 #[inline(always)]
-pub(super) fn restore<F: Family>(scratch: &mut Scratch<F::Addr>) -> bool {
+pub(super) fn restore<F: Flows>(scratch: &mut Scratch<F::Addr>) -> bool {
     put_half::<F>(scratch, half::BACKEND)
 }
 
 /// Creates one half of the flow that `scratch.state` describes. False when another live flow has its key.
 #[inline(always)]
-pub(super) fn put_half<F: Family>(scratch: &mut Scratch<F::Addr>, half: u8) -> bool {
+pub(super) fn put_half<F: Flows>(scratch: &mut Scratch<F::Addr>, half: u8) -> bool {
     insert_half::<F>(scratch, u32::from(half)) != 0
 }
 
 /// See [`put_half`]; 0 for false.
 #[inline(always)]
-fn insert<F: Family>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
+fn insert<F: Flows>(scratch: &mut Scratch<F::Addr>, half: u32) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a value of `half`")]
     let half = half as u8;
     let is_backends = half == half::BACKEND;

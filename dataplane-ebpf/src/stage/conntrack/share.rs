@@ -4,13 +4,13 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use dataplane_common::conntrack::{CtShare, half};
 
 use super::change;
-use crate::{config, family::Family, flow::Scratch, maps::CT_SHARES};
+use crate::{config, family::Family, flow::Scratch, maps::CT_SHARES, tables::Endpoints};
 
 const ALL: u32 = CtShare::ALL;
 
 /// The interface of the pod that a flow counts for: its client, or its server where the client is elsewhere.
 #[inline(always)]
-pub(super) fn payer<F: Family>(scratch: &Scratch<F::Addr>, changes: u32) -> u32 {
+pub(super) fn payer<F: Endpoints>(scratch: &Scratch<F::Addr>, changes: u32) -> u32 {
     let packet = &scratch.packet.tuple;
     let beyond = if scratch.state.half == half::PLAIN {
         &packet.destination
@@ -26,7 +26,7 @@ pub(super) fn payer<F: Family>(scratch: &Scratch<F::Addr>, changes: u32) -> u32 
 }
 
 #[inline(always)]
-fn interface<F: Family>(addr: &F::Addr) -> u32 {
+fn interface<F: Endpoints>(addr: &F::Addr) -> u32 {
     // SAFETY: the agent replaces entries, it never edits this field in place.
     F::endpoint(addr).map_or(ALL, |endpoint| unsafe { (*endpoint).ifindex })
 }
