@@ -6,12 +6,13 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     num::NonZeroU64,
+    time::Duration,
 };
 
 use dataplane_common::{endpoint::EndpointValue, maps::MapId, policy::PolicyValue, service::FrontendValue};
 use ipnetwork::IpNetwork;
 
-pub use self::ranges::Ranges;
+pub use self::ranges::{REST, Ranges};
 pub(crate) use self::slots::Slots;
 use crate::{
     entry::{self, Backend, Frontend, PolicyEntry, Route},
@@ -98,10 +99,10 @@ impl Observed {
         }
     }
 
-    /// Frees the slots that no frontend has used since the call before this one. Call it at least a second apart.
-    pub fn release_quarantined(&mut self) {
-        self.slots_v4.ranges.release_quarantined();
-        self.slots_v6.ranges.release_quarantined();
+    /// Tells the time, since any moment: slots that no frontend uses rest for [`REST`] before they are used again.
+    pub fn advance(&mut self, now: Duration) {
+        self.slots_v4.ranges.advance(now);
+        self.slots_v6.ranges.advance(now);
     }
 
     /// The policy epoch.

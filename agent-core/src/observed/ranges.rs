@@ -1,19 +1,23 @@
 //! Ranges of backend slots: which are free, which wait.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
-/// Hands out contiguous ranges of slots.
-///
-/// A range that was given back is not handed out at once: a program may have read the frontend that pointed to it
-/// and be about to read the slot.
+/// How long a range that was given back is not handed out: a program may have read the frontend that pointed to it and be
+/// about to read the slot, and the collector of flows remembers frontends for a part of its sweep.
+pub const REST: Duration = Duration::from_secs(1);
+
+/// Hands out contiguous ranges of slots. Those that were given back rest for [`REST`].
 #[derive(Clone, Debug)]
 pub struct Ranges {
     /// Free ranges by start; neighbours are joined.
     free: BTreeMap<u32, u32>,
     /// The same by length, for the best fit.
     by_length: BTreeSet<(u32, u32)>,
-    quarantine: Vec<(u32, u32)>,
-    /// Given back since the last release.
-    fresh: Vec<(u32, u32)>,
+    /// Given back: when, start and length, the earliest first.
+    resting: VecDeque<(Duration, u32, u32)>,
+    now: Duration,
 }
 
 impl Ranges {
@@ -23,8 +27,8 @@ impl Ranges {
         let mut ranges = Self {
             free: BTreeMap::new(),
             by_length: BTreeSet::new(),
-            quarantine: Vec::new(),
-            fresh: Vec::new(),
+            resting: VecDeque::new(),
+            now: Duration::ZERO,
         };
         ranges.insert(0, size);
         ranges
@@ -48,17 +52,24 @@ impl Ranges {
         true
     }
 
-    /// Gives a range back, into quarantine.
+    /// Gives a range back. It rests first.
     pub fn retire(&mut self, start: u32, length: u32) {
-        self.fresh.push((start, length));
+        self.resting.push_back((self.now, start, length));
     }
 
-    /// Frees the ranges that were already retired at the call before this one.
-    pub fn release_quarantined(&mut self) {
-        for (start, length) in std::mem::take(&mut self.quarantine) {
+    /// Frees what has rested for long enough. `now` is the time since any moment, and never goes back.
+    pub fn advance(&mut self, now: Duration) {
+        self.now = now;
+        while let Some((_, start, length)) = self.resting.pop_front_if(|(retired, ..)| *retired + REST <= now)
+        {
             self.free(start, length);
         }
-        self.quarantine = std::mem::take(&mut self.fresh);
+    }
+
+    /// Slots that rest.
+    #[must_use]
+    pub fn resting(&self) -> u32 {
+        self.resting.iter().map(|(_, _, length)| length).sum()
     }
 
     /// Slots that are free.
@@ -99,25 +110,41 @@ impl Ranges {
 mod tests {
     use super::*;
 
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
     #[test]
-    fn a_retired_range_is_free_only_after_two_releases() {
+    fn a_range_that_was_given_back_rests_first() {
         let mut ranges = Ranges::new(4);
         assert_eq!(ranges.allocate(4), Some(0));
+        ranges.advance(seconds(7.0));
         ranges.retire(0, 4);
-        ranges.release_quarantined();
-        assert_eq!(ranges.allocate(1), None);
-        ranges.release_quarantined();
-        assert_eq!(ranges.allocate(4), Some(0));
+        ranges.advance(seconds(7.9));
+        assert_eq!((ranges.allocate(1), ranges.resting(), ranges.available()), (None, 4, 0));
+        ranges.advance(seconds(8.0));
+        assert_eq!((ranges.allocate(4), ranges.resting()), (Some(0), 0));
+    }
+
+    #[test]
+    fn what_is_given_back_all_the_time_is_freed_all_the_time() {
+        let mut ranges = Ranges::new(100);
+        let mut held = ranges.allocate(20).unwrap();
+        for round in 1..=1000 {
+            ranges.advance(seconds(f64::from(round) * 0.4));
+            let next = ranges.allocate(20);
+            ranges.retire(held, 20);
+            held = next.unwrap_or_else(|| panic!("round {round}: {} rest", ranges.resting()));
+        }
     }
 
     #[test]
     fn neighbours_are_joined() {
         let mut ranges = Ranges::new(6);
         let starts: Vec<_> = (0..3).map(|_| ranges.allocate(2).unwrap()).collect();
-        for start in [starts[0], starts[2], starts[1]] {
+        for (second, start) in [starts[0], starts[2], starts[1]].into_iter().enumerate() {
             ranges.retire(start, 2);
-            ranges.release_quarantined();
-            ranges.release_quarantined();
+            ranges.advance(REST * u32::try_from(second + 1).unwrap());
         }
         assert_eq!(ranges.allocate(6), Some(0));
     }

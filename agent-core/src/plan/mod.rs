@@ -196,10 +196,16 @@ impl Draft {
 
     fn overflow(&mut self, map: MapId, scope: Scope, object: String, effect: &str) {
         let spec = map.spec();
-        let text = format!(
-            "{effect}, because the map {} is full ({} entries); it is tried again when entries are freed",
-            spec.name, spec.max_entries
+        self.no_room(
+            scope,
+            object,
+            effect,
+            &format!("the map {} is full ({} entries)", spec.name, spec.max_entries),
         );
+    }
+
+    fn no_room(&mut self, scope: Scope, object: String, effect: &str, why: &str) {
+        let text = format!("{effect}, because {why}; it is tried again when entries are freed");
         self.problems.push(Problem { scope, object, text });
     }
 

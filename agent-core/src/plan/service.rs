@@ -75,8 +75,9 @@ fn plan_frontend(
         let map = Table::Backends.map(family);
         let Some(start) = allocator.allocate(family, value.slots()) else {
             let effect = if found.is_some() { "keeps its old backends" } else { "does not work" };
+            let why = allocator.no_room(family, value.slots());
             draft.unplaced.frontends.insert(frontend);
-            draft.overflow(map, Scope::Frontend(frontend), object(), effect);
+            draft.no_room(Scope::Frontend(frontend), object(), effect, &why);
             return;
         };
         for (slot, backend) in (start..).zip(slots()) {
@@ -102,5 +103,19 @@ impl Allocator<'_> {
             Family::V6 => &mut self.v6,
         };
         ranges.get_or_insert_with(|| self.observed.slots(family).ranges.clone()).allocate(length)
+    }
+
+    /// Why there is no range of a length.
+    fn no_room(&self, family: Family, length: u32) -> String {
+        let map = Table::Backends.map(family).spec();
+        let ranges = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        let (free, resting) = ranges.as_ref().map_or((0, 0), |ranges| (ranges.available(), ranges.resting()));
+        format!(
+            "the map {} has no {length} entries in a row ({free} of {} are free, and {resting} were in use a moment ago)",
+            map.name, map.max_entries
+        )
     }
 }

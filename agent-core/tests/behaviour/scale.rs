@@ -52,7 +52,7 @@ fn service_change(services: u32) -> Duration {
     median(|round| {
         let plan = lab.apply(slice_of(round % services, 7 + round));
         assert_eq!(plan.upserts(), 5, "four slots and a frontend");
-        lab.observed.release_quarantined();
+        lab.rest();
     })
 }
 

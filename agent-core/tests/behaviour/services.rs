@@ -321,7 +321,7 @@ fn a_change_of_backends_never_shows_a_mixture() {
             let now = maps.choice(ip(VIP), 80, proto::TCP);
             assert!(now == before || now == after, "{now:?}");
         });
-        lab.observed.release_quarantined();
+        lab.rest();
         assert_eq!(choice(&lab), after);
     }
     let slots: BTreeSet<_> = lab.maps.entries(MapId::BACKENDS_V4).map(|(key, _)| key.to_vec()).collect();

@@ -157,7 +157,7 @@ proptest! {
             };
             let plan = lab.plan(&changed);
             carry_out_watched(&mut lab, &plan);
-            lab.observed.release_quarantined();
+            lab.rest();
             assert_agreement(&lab);
         }
         assert_restart_is_silent(&lab);

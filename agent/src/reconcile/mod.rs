@@ -17,10 +17,7 @@ mod services;
 mod status;
 mod takeover;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Instant};
 
 use agent_core::{
     model::{
@@ -53,9 +50,6 @@ use crate::{
     report::Report,
     telemetry::chain,
 };
-
-/// Time between two releases of backend slots that nobody uses any more. Programs run for microseconds.
-const RELEASE: Duration = Duration::from_secs(2);
 
 /// What pods get without an uplink that says otherwise.
 const ETHERNET_MTU: u32 = 1500;
@@ -98,8 +92,7 @@ pub(crate) struct Reconciler {
     was_synced: bool,
     /// When the changes that are not in the maps yet were seen.
     unprogrammed: Vec<Instant>,
-    /// When slots are to be released next, and how often still.
-    release: Option<(Instant, u8)>,
+    started: Instant,
     objects: OpenProblems,
     conflicts: ProblemLog,
     problems: Problems,
@@ -138,7 +131,7 @@ impl Reconciler {
             backoff: Backoff::default(),
             was_synced: false,
             unprogrammed: Vec::new(),
-            release: None,
+            started: Instant::now(),
             objects: OpenProblems::default(),
             conflicts: ProblemLog::default(),
             problems,
@@ -150,14 +143,12 @@ impl Reconciler {
     /// Runs until the other ends are gone.
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
-            let release = self.release.map(|(due, _)| due);
             let retries = [
                 self.backoff.due(),
                 self.network.due(),
                 self.services_retry.due(),
                 self.takeover_retry.due(),
                 self.links_due,
-                release,
             ];
             let files =
                 [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due), Some(self.firewall.due)];
@@ -298,7 +289,6 @@ impl Reconciler {
             self.tell_prefixes();
             self.tell_host_paths().await;
         }
-        self.release_slots(now);
         self.take_over_when_ready(now);
         self.catalog.write_if_due(&self.state, now, !self.askers.is_empty(), &self.problems);
         self.attachments.settle(&self.state, &mut self.dataplane, &self.problems);
@@ -308,6 +298,7 @@ impl Reconciler {
     fn program(&mut self, changed: &Changed) -> bool {
         let _span = tracing::info_span!("revision", number = self.state.revision()).entered();
         let desired = render::render(&self.state, &self.node, changed);
+        self.dataplane.observed_mut().advance(self.started.elapsed());
         let plan = plan::plan(&desired, self.dataplane.observed());
         let new = self.conflicts.record(&desired, &plan).into_iter();
         for sentence in told_together(new.map(|problem| (problem.object, problem.text))) {
@@ -347,9 +338,6 @@ impl Reconciler {
     fn note(&mut self, report: &ApplyReport) {
         self.report.written += report.written;
         self.report.deleted += report.deleted;
-        if report.services_changed {
-            self.release = Some((Instant::now() + RELEASE, 2));
-        }
         if report.is_complete() {
             self.problems.resolve("maps");
             return;
@@ -368,13 +356,6 @@ impl Reconciler {
         // The first lists tell how long the start took, not how long a change takes.
         for seen in self.unprogrammed.drain(..).filter(|_| was_synced) {
             self.report.programmed(seen.elapsed());
-        }
-    }
-
-    fn release_slots(&mut self, now: Instant) {
-        if let Some((_, times)) = self.release.filter(|(due, _)| *due <= now) {
-            self.dataplane.observed_mut().release_quarantined();
-            self.release = (times > 1).then(|| (now + RELEASE, times - 1));
         }
     }
 

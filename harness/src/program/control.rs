@@ -1,6 +1,8 @@
 //! What the agent does between its sources and the maps, without the agent: objects in, map writes out.
+use std::time::Duration;
+
 use agent_core::{
-    observed::Observed,
+    observed::{Observed, REST},
     plan::{Action, Plan, plan},
     render::{NodeConfig, render},
     state::{Changed, ClusterState},
@@ -16,6 +18,7 @@ pub struct ControlPlane<'a> {
     pub state: ClusterState,
     observed: Observed,
     config: NodeConfig,
+    clock: Duration,
 }
 
 impl<'a> ControlPlane<'a> {
@@ -32,7 +35,7 @@ impl<'a> ControlPlane<'a> {
             ..NodeConfig::default()
         };
         let observed = Observed::from_dump(|map| programs.map(map).dump().expect("the maps can be read"));
-        Self { programs, state: ClusterState::default(), observed, config }
+        Self { programs, state: ClusterState::default(), observed, config, clock: Duration::ZERO }
     }
 
     /// Brings changes of the cluster into the maps.
@@ -49,7 +52,9 @@ impl<'a> ControlPlane<'a> {
         let plan = plan(&desired, &self.observed);
         ensure!(plan.problems.is_empty(), "the plan has problems: {:?}", plan.problems);
         self.carry_out(&plan)?;
-        self.observed.release_quarantined();
+        // No program runs between two changes here: nothing rests.
+        self.clock += REST;
+        self.observed.advance(self.clock);
         Ok(())
     }
 

@@ -3,6 +3,7 @@ mod adversary;
 mod bad_input;
 mod beside_kube_proxy;
 mod capture;
+mod churn;
 mod clsact;
 mod cluster_ip;
 mod cni;

@@ -3,9 +3,11 @@ pub(crate) mod kernel;
 pub(crate) mod objects;
 pub(crate) mod random;
 
+use std::time::Duration;
+
 use agent_core::{
     model::workload::DepartedPod,
-    observed::Observed,
+    observed::{Observed, REST},
     plan::{Action, Plan, plan},
     problem::ProblemLog,
     render::{NodeConfig, render},
@@ -28,6 +30,7 @@ pub(crate) struct Lab {
     pub(crate) problems: ProblemLog,
     /// What the last plans could not place.
     pub(crate) unplaced: Changed,
+    clock: Duration,
 }
 
 impl Lab {
@@ -66,6 +69,7 @@ impl Lab {
             maps,
             problems: ProblemLog::default(),
             unplaced: Changed::default(),
+            clock: Duration::ZERO,
         };
         for update in updates {
             assert!(lab.state.apply(update).is_empty(), "nothing is dirty before the sources are in sync");
@@ -79,6 +83,16 @@ impl Lab {
         }
         let plan = lab.plan(&changed);
         (lab, plan)
+    }
+
+    /// Time passes, so that slots which were in use are free.
+    pub(crate) fn rest(&mut self) {
+        self.wait(REST);
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.clock += time;
+        self.observed.advance(self.clock);
     }
 
     /// One update, all the way to the maps. Returns what was written.
