@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use agent_sources::source::{ApiServer, SourceConfig};
 
-use crate::dataplane::Sizes;
+use crate::{cni_server::HOST_LOCAL_DIR, dataplane::Sizes};
 
 const NODE: &str = "Node";
 const SOURCE: &str =
@@ -60,6 +60,11 @@ pub struct Config {
     #[arg(long, value_name = "DIR", env = "MILLRACE_STATE_DIR", help_heading = PATHS, hide_env_values = true)]
     #[arg(default_value = "/var/lib/millrace")]
     pub state_dir: PathBuf,
+
+    /// Where `host-local`, the address plugin of other networks, keeps its leases: an address that is in one is not handed out
+    #[arg(long, value_name = "DIR", env = "MILLRACE_HOST_LOCAL_DIR", help_heading = PATHS, hide_env_values = true)]
+    #[arg(default_value = HOST_LOCAL_DIR)]
+    pub host_local_dir: PathBuf,
 
     /// A mounted bpffs. Maps and links are pinned in its directory `millrace`, which one agent owns
     #[arg(long, value_name = "DIR", env = "MILLRACE_BPFFS", help_heading = PATHS, hide_env_values = true)]

@@ -68,10 +68,11 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let netlink = Netlink::open()?;
-    let living =
-        Living { interfaces: netlink.pod_interfaces().await?, pinned: dataplane.endpoint_addresses()? };
-    let options =
-        Options::new(config.node_name.clone(), config.runtime_dir.clone(), config.state_dir.clone());
+    let living = Living { pinned: dataplane.endpoint_addresses()?, ..netlink.living().await? };
+    let options = Options {
+        host_local_dir: config.host_local_dir.clone(),
+        ..Options::new(config.node_name.clone(), config.runtime_dir.clone(), config.state_dir.clone())
+    };
     let server = CniServer::open(options, &living)?;
 
     let mut reconciler = Reconciler::new(config, dataplane, netlink.clone(), problems);

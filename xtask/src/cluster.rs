@@ -25,10 +25,12 @@ const NEEDED: &[debian::Needed] = &[
     debian::Needed { program: "iptables", package: "iptables", why: "kube-proxy" },
     debian::Needed { program: "nft", package: "nftables", why: "kube-proxy" },
     debian::Needed { program: "conntrack", package: "conntrack", why: "kube-proxy" },
+    debian::Needed {
+        program: "/usr/lib/cni/ptp",
+        package: "containernetworking-plugins",
+        why: "the reference network",
+    },
 ];
-
-/// Where the package containernetworking-plugins has its programs: not on the search path.
-const PLUGIN: &str = "/usr/lib/cni/ptp";
 
 /// Does what the command line says; builds everything first when it makes a cluster.
 pub(crate) fn cluster(options: &Options) -> Result<()> {
@@ -63,9 +65,6 @@ fn asks_for_millrace(words: &[&str]) -> bool {
 pub(crate) fn build() -> Result<()> {
     machine::require_ebpf("a cluster")?;
     debian::ensure(NEEDED)?;
-    if !Path::new(PLUGIN).exists() {
-        debian::install(&["containernetworking-plugins"])?;
-    }
     let components = components::ensure()?;
     build::build(&build::Options::default())?;
     let workload = build::workload()?;

@@ -13,6 +13,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A program from a package.
 pub(crate) struct Needed {
+    /// Its name on the search path, or where it is when it is not there.
     pub(crate) program: &'static str,
     pub(crate) package: &'static str,
     pub(crate) why: &'static str,

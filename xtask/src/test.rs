@@ -30,6 +30,11 @@ pub(crate) const NEEDED: &[debian::Needed] = &[
     debian::Needed { program: "ip", package: "iproute2", why: "network namespaces and links of the tests" },
     debian::Needed { program: "nft", package: "nftables", why: "firewalls of hosts" },
     debian::Needed { program: "iptables-legacy", package: "iptables", why: "firewalls of hosts" },
+    debian::Needed {
+        program: "/usr/lib/cni/host-local",
+        package: "containernetworking-plugins",
+        why: "addresses of another network",
+    },
 ];
 
 /// What a tier did.

@@ -8,7 +8,7 @@ mod selectors;
 pub(crate) mod services;
 pub(crate) mod workloads;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
@@ -155,6 +155,11 @@ impl ClusterState {
     #[must_use]
     pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
         self.workloads.pod(name)
+    }
+
+    /// The addresses in a range that pods have by their objects, and whose they are.
+    pub fn pods_in_range(&self, range: IpNetwork) -> impl Iterator<Item = (IpAddr, ObjectName)> {
+        self.workloads.pods_in_range(range)
     }
 
     #[must_use]

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
+
 use super::Changed;
 use crate::{
     model::{
@@ -222,6 +224,13 @@ impl Workloads {
     pub(crate) fn peer_addresses(&self) -> BTreeSet<IpAddr> {
         let of_pods = self.addresses.iter().map(|(addr, _)| *addr);
         of_pods.chain(self.endpoint_addresses.iter().map(|(addr, _)| *addr)).collect()
+    }
+
+    /// The addresses in a range that pods have by their objects, and whose they are.
+    pub(crate) fn pods_in_range(&self, range: IpNetwork) -> impl Iterator<Item = (IpAddr, ObjectName)> {
+        let first = (range.network(), Arc::new(ObjectName::new("", "")));
+        let here = self.addresses.range(first..).take_while(move |(addr, _)| range.contains(*addr));
+        here.map(|(addr, pod)| (*addr, pod.as_ref().clone()))
     }
 
     /// The addresses of a pod, its endpoints' included.

@@ -33,6 +33,9 @@ pub(super) async fn settle_pending(shared: &Shared) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if let Err(error) = shared.save_again().await {
+            tracing::debug!(%error, "leases are only in memory");
+        }
         for (path, attachment) in list(&shared.options) {
             match shared.detach(&attachment).await {
                 Ok(()) => remove(&path),
@@ -59,11 +62,10 @@ pub(super) async fn sweep(shared: &Shared, netlink: &Netlink) {
 }
 
 pub(super) async fn sweep_once(shared: &Shared, netlink: &Netlink) -> Result<(), NetError> {
-    let living = netlink.pod_interfaces().await?;
-    let addresses: Vec<_> = living.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
+    let living = netlink.living().await?;
     let candidates = shared.with_ipam(|ipam, now| {
-        ipam.leases.block(addresses);
-        (ipam.leases.abandoned(now), missing(ipam, &living))
+        ipam.leases.block(living.addresses());
+        (ipam.leases.abandoned(now), missing(ipam, &living.interfaces))
     });
     let Ok((abandoned, missing)) = candidates else { return Ok(()) };
     let mut gone = abandoned;

@@ -7,14 +7,18 @@ mod requests;
 mod socket;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use agent_api::{Error, ErrorKind, Health, Status};
-use agent_core::model::endpoint::{AttachmentId, Endpoint};
+use agent_core::model::{
+    ObjectName,
+    endpoint::{AttachmentId, Endpoint},
+};
 use agent_sources::source::Look;
 use ipnetwork::IpNetwork;
 pub use socket::BindError;
@@ -29,6 +33,9 @@ use crate::{
     telemetry::chain,
 };
 
+/// Where `host-local` keeps its leases.
+pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
+
 /// How the server works.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -39,15 +46,18 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// How long ADD waits for the pod's policy.
     pub attach_deadline: Duration,
-    /// How long a released address is not used again.
+    /// How long a released address is not used again, where there are others.
     pub cool_down: Duration,
+    /// Holds the leases of `host-local`, whose pods may live on.
+    pub host_local_dir: PathBuf,
 }
 
 impl Options {
     #[must_use]
-    pub const fn new(node_name: String, runtime_dir: PathBuf, state_dir: PathBuf) -> Self {
+    pub fn new(node_name: String, runtime_dir: PathBuf, state_dir: PathBuf) -> Self {
         let (attach_deadline, cool_down) = (Duration::from_secs(20), Duration::from_secs(30));
-        Self { node_name, runtime_dir, state_dir, attach_deadline, cool_down }
+        let host_local_dir = HOST_LOCAL_DIR.into();
+        Self { node_name, runtime_dir, state_dir, attach_deadline, cool_down, host_local_dir }
     }
 }
 
@@ -56,6 +66,8 @@ impl Options {
 pub struct NodeNetwork {
     pub pod_cidrs: Vec<IpNetwork>,
     pub mtu: u32,
+    /// The addresses of the pod CIDRs that pods have, by their objects.
+    pub pods: BTreeMap<IpAddr, ObjectName>,
 }
 
 /// What the reconcile loop is told.
@@ -92,6 +104,7 @@ pub struct CniServer {
     options: Options,
     ipam: Ipam,
     problems: Vec<String>,
+    unsaved: Option<String>,
 }
 
 /// What the tasks of the running server share.
@@ -107,6 +120,8 @@ struct Shared {
     looks: mpsc::Sender<Look>,
     node: watch::Receiver<NodeNetwork>,
     problems: Vec<String>,
+    /// Why the leases could not be written the last time.
+    unsaved: Mutex<Option<String>>,
 }
 
 impl CniServer {
@@ -127,10 +142,14 @@ impl CniServer {
             problems.push(damage.to_string());
         }
         let released = housekeeping::settle_before_start(&options, &mut ipam, now);
-        ipam.snapshot().write()?;
+        // Pods that are there go on; new ones wait until their leases would outlive the agent.
+        let unsaved = ipam.snapshot().write().err().map(|error| chain(&error));
+        if let Some(error) = &unsaved {
+            tracing::error!(%error, "new pods are refused");
+        }
         let restored = ipam.leases.endpoints().count();
         tracing::info!(restored, released, directory = %options.runtime_dir.display(), "serving the CNI plugin");
-        Ok(Self { listener, options, ipam, problems })
+        Ok(Self { listener, options, ipam, problems, unsaved })
     }
 
     /// The endpoints that lived through the restart: to be known before the first render.
@@ -147,7 +166,7 @@ impl CniServer {
         node: watch::Receiver<NodeNetwork>,
         netlink: Netlink,
     ) {
-        let Self { listener, options, ipam, problems } = self;
+        let Self { listener, options, ipam, problems, unsaved } = self;
         let (ipam, on_disk) = (Mutex::new(ipam), Arc::default());
         let shared = Arc::new(Shared {
             options,
@@ -158,6 +177,7 @@ impl CniServer {
             looks,
             node,
             problems,
+            unsaved: Mutex::new(unsaved),
         });
         tokio::join!(
             socket::accept(&listener, &shared),
@@ -188,10 +208,26 @@ impl Shared {
             *on_disk = snapshot.revision;
             Ok::<_, FileError>(())
         });
-        match written.await {
-            Ok(written) => written.map_err(|error| internal(chain(&error))),
-            Err(error) => Err(internal(format!("the task that writes the leases failed: {error}"))),
+        let written = match written.await {
+            Ok(written) => written.map_err(|error| chain(&error)),
+            Err(error) => Err(format!("the task that writes the leases failed: {error}")),
+        };
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&written.clone().err());
+        written.map_err(internal)
+    }
+
+    /// Why leases are not on disk.
+    fn unsaved(&self) -> Option<String> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes the leases once more, if they could not be written.
+    async fn save_again(&self) -> Result<(), Error> {
+        if self.unsaved().is_none() {
+            return Ok(());
         }
+        let revision = self.with_ipam(|ipam, _| ipam.changed())?;
+        self.save(revision).await
     }
 }
 

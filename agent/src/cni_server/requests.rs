@@ -20,7 +20,7 @@ use tokio::{sync::oneshot, time::timeout};
 use tracing::Instrument as _;
 
 use super::{CniEvent, NodeNetwork, Shared, internal, invalid, try_again};
-use crate::ipam;
+use crate::ipam::{self, Others, host_local};
 
 /// Next hops of the pods' default routes: never on any link, known by static neighbours.
 const GATEWAYS: [IpAddr; 2] = [
@@ -87,12 +87,22 @@ impl Shared {
                 .map_err(|error| internal(format!("cannot remove {}: {error}", pending.display())))?;
         }
         let _busy = self.enter(id(attachment))?;
-        let NodeNetwork { pod_cidrs, mtu } = self.node.borrow().clone();
+        self.save_again()
+            .await
+            .map_err(|error| try_again(format!("a new pod would be forgotten: {}", error.message)))?;
+        let NodeNetwork { pod_cidrs, mtu, pods } = self.node.borrow().clone();
+        let host_local = host_local::addresses(&self.options.host_local_dir).map_err(|error| {
+            let dir = self.options.host_local_dir.display();
+            try_again(format!(
+                "cannot read the leases of host-local in {dir}, whose pods may live on: {error}"
+            ))
+        })?;
         let (attachment, uid) = (id(attachment), pod.uid.clone());
         let pod = ObjectName::new(&pod.namespace, &pod.name);
         let shown = pod.to_string();
         let reserved = self.with_ipam(|ipam, now| {
             ipam.leases.set_pod_cidrs(&pod_cidrs);
+            ipam.leases.set_others(Others { pods, host_local });
             ipam.leases.reserve(&attachment, &pod, &uid, now)
         })?;
         let ips = reserved.map_err(|error| {
@@ -191,7 +201,7 @@ impl Shared {
         match timeout(STATUS_DEADLINE, self.ask(CniEvent::Status { reply }, answer)).await {
             Ok(status) => {
                 let mut status = status?;
-                status.problems.extend(self.problems.iter().cloned());
+                status.problems.extend(self.problems.iter().cloned().chain(self.unsaved()));
                 Ok(status)
             }
             Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
@@ -201,7 +211,12 @@ impl Shared {
     async fn health(&self) -> Result<Health, Error> {
         let (reply, answer) = oneshot::channel();
         match timeout(HEALTH_DEADLINE, self.ask(CniEvent::Health { reply }, answer)).await {
-            Ok(health) => health,
+            Ok(health) => health.map(|mut health| {
+                for list in [&mut health.unmet, &mut health.refusing] {
+                    list.extend(self.unsaved());
+                }
+                health
+            }),
             Err(_) => Err(try_again(format!(
                 "the reconcile loop does not answer within {} s",
                 HEALTH_DEADLINE.as_secs()

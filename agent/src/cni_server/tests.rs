@@ -38,7 +38,8 @@ impl Agent {
         let (events, mut inbox) = mpsc::channel(8);
         let (looks, _) = mpsc::channel(1);
         let cidrs = ["10.0.0.0/24", "fd00::/64"].map(|cidr| cidr.parse().unwrap());
-        let (node, seen) = watch::channel(NodeNetwork { pod_cidrs: cidrs.to_vec(), mtu: 1450 });
+        let (node, seen) =
+            watch::channel(NodeNetwork { pod_cidrs: cidrs.to_vec(), mtu: 1450, ..NodeNetwork::default() });
         let told = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&told);
         let reconcile = tokio::spawn(async move {
@@ -170,7 +171,7 @@ async fn an_attached_endpoint_outlives_the_agent_and_a_reservation_does_not() {
     tokio::task::yield_now().await;
 
     let stored = ipam::LeaseFile::new(&endpoint.state_dir).read().unwrap().unwrap();
-    let living = Living { interfaces: vec![survivor("a", &stored.endpoints[0])], pinned: Vec::new() };
+    let living = Living { interfaces: vec![survivor("a", &stored.endpoints[0])], ..Living::default() };
     let (agent, restored) = start_again(dir.path(), &living).await;
     assert_eq!(restored, stored.endpoints);
     assert_eq!(restored[0].pod.name, "pod-a");
@@ -250,7 +251,7 @@ async fn detachments_left_on_disk_are_done_at_the_start_and_while_serving() {
     let stored = ipam::LeaseFile::new(&state_dir).read().unwrap().unwrap();
     let interfaces =
         ["a", "b"].iter().zip(&stored.endpoints).map(|(name, endpoint)| survivor(name, endpoint));
-    let living = Living { interfaces: interfaces.collect(), pinned: Vec::new() };
+    let living = Living { interfaces: interfaces.collect(), ..Living::default() };
     pending::leave(&state_dir, &attachment("a")).unwrap();
     let torn = pending::path(&state_dir, &attachment("torn"));
     fs::write(&torn, "{").unwrap();
@@ -305,7 +306,7 @@ async fn an_interface_that_vanished_is_detached_by_the_sweep() {
                 .iter()
                 .map(|endpoint| survivor("a", endpoint))
                 .collect(),
-            pinned: Vec::new(),
+            ..Living::default()
         },
         ipam::time_since_boot().unwrap(),
     )
@@ -320,6 +321,7 @@ async fn an_interface_that_vanished_is_detached_by_the_sweep() {
         looks: mpsc::channel(1).0,
         node: seen,
         problems: Vec::new(),
+        unsaved: Mutex::default(),
     };
     let netlink = Netlink::open().unwrap();
     let (swept, told) = tokio::join!(housekeeping::sweep_once(&shared, &netlink), async {

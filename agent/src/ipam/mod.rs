@@ -1,5 +1,6 @@
 //! Addresses of the pods of this node: who has which, on disk, and compared with what lives.
 mod file;
+pub mod host_local;
 mod leases;
 mod pool;
 
@@ -12,7 +13,7 @@ use agent_core::model::{
 };
 use dataplane_common::net::MacAddr;
 pub use file::{Damage, FileError, LeaseFile, Stored};
-pub use leases::{Interface, LeaseError, Leases, RESERVATION_LIFETIME};
+pub use leases::{Interface, LeaseError, Leases, Others, RESERVATION_LIFETIME};
 
 /// A host-side interface that exists: what an agent that remembers nothing can know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,16 @@ pub struct Living {
     pub interfaces: Vec<Survivor>,
     /// Addresses in the pinned endpoint maps.
     pub pinned: Vec<IpAddr>,
+    /// Addresses that the host has itself, or that it routes to, and that are not of these interfaces.
+    pub foreign: Vec<IpAddr>,
+}
+
+impl Living {
+    /// Every address that is in use.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let of_interfaces = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        of_interfaces.chain(&self.foreign).copied()
+    }
 }
 
 /// The leases and their file.
@@ -164,7 +175,7 @@ fn restore(stored: Stored, boot_id: &str, cool_down: Duration, living: &Living, 
             leases.attach(endpoint);
         }
     }
-    leases.block(living.interfaces.iter().flat_map(|interface| interface.addresses.iter().copied()));
+    leases.block(living.addresses());
     let gone: Vec<IpAddr> =
         living.pinned.iter().copied().filter(|address| !leases.is_leased(*address)).collect();
     leases.cool(&gone, now);
@@ -219,7 +230,7 @@ mod tests {
     }
 
     fn living(numbers: &[u8]) -> Living {
-        Living { interfaces: numbers.iter().copied().map(survivor).collect(), pinned: Vec::new() }
+        Living { interfaces: numbers.iter().copied().map(survivor).collect(), ..Living::default() }
     }
 
     fn stored(numbers: &[u8]) -> Stored {
@@ -255,7 +266,7 @@ mod tests {
     fn an_endpoint_whose_interface_is_gone_is_dropped_and_its_address_cools_down() {
         let mut leases = restored(stored(&[2, 3]), &living(&[3]));
         assert_eq!(names(&leases), ["web-3"]);
-        assert_eq!(hand_out(&mut leases), ["10.0.0.4", "10.0.0.5", "10.0.0.6"]);
+        assert_eq!(hand_out(&mut leases), ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"], "it comes last");
     }
 
     #[test]
@@ -306,7 +317,7 @@ mod tests {
     fn addresses_in_the_maps_without_an_interface_cool_down() {
         let pinned = Living { pinned: vec![[10, 0, 0, 2].into()], ..living(&[]) };
         let mut leases = restored(Stored::default(), &pinned);
-        assert!(!hand_out(&mut leases).contains(&"10.0.0.2".to_owned()));
+        assert_eq!(hand_out(&mut leases).last().map(String::as_str), Some("10.0.0.2"));
     }
 
     #[test]
@@ -334,7 +345,7 @@ mod tests {
         ipam.leases.release(&endpoint(2).attachment, NOW).unwrap();
         ipam.snapshot().write().unwrap();
         let (mut ipam, _) = Ipam::restore(dir.path(), "this", COOL_DOWN, &living(&[]), NOW).unwrap();
-        assert!(!hand_out(&mut ipam.leases).contains(&"10.0.0.2".to_owned()));
+        assert_eq!(hand_out(&mut ipam.leases).last().map(String::as_str), Some("10.0.0.2"));
         let later = NOW + COOL_DOWN;
         let (ipam, _) =
             Ipam::restore(dir.path(), "this", COOL_DOWN, &living(&[]), later + COOL_DOWN).unwrap();

@@ -3,13 +3,14 @@ use std::net::IpAddr;
 
 use agent_api::interface::{HOST_IFNAME_PREFIX, POD_ROUTE_PROTOCOL};
 use dataplane_common::net::MacAddr;
+use ipnetwork::IpNetwork;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
 use super::{NetError, Netlink};
-use crate::ipam::Survivor;
+use crate::ipam::{Living, Survivor};
 
 impl Netlink {
     /// The interfaces that the CNI plugin made and that still exist.
@@ -45,6 +46,22 @@ impl Netlink {
         Ok(interfaces
             .filter(|interface| interface.label.is_some() || !interface.addresses.is_empty())
             .collect())
+    }
+
+    /// All that tells which addresses are in use.
+    ///
+    /// # Errors
+    /// As [`Self::pod_interfaces`].
+    pub async fn living(&self) -> Result<Living, NetError> {
+        let interfaces = self.pod_interfaces().await?;
+        let own = |address: &IpAddr| interfaces.iter().any(|interface| interface.addresses.contains(address));
+        let destinations = self.routes().await?.into_iter().map(|route| route.destination);
+        // What leads to a single address leads to a pod of another network.
+        let is_single = |to: &IpNetwork| to.prefix() == if to.is_ipv4() { 32 } else { 128 };
+        let routed = destinations.filter(is_single).map(|to| to.ip());
+        let of_host = self.addresses().await?.into_iter().map(|(_, address)| address);
+        let foreign = routed.chain(of_host).filter(|address| !own(address)).collect();
+        Ok(Living { interfaces, foreign, pinned: Vec::new() })
     }
 
     async fn permanent_neighbours(&self) -> Result<Vec<(u32, IpAddr, MacAddr)>, NetError> {

@@ -24,7 +24,7 @@ impl Netlink {
     }
 
     /// All addresses of the node, with the index of their link.
-    async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, NetError> {
+    pub(super) async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, NetError> {
         let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let replies = self.dump(message, "list the addresses").await?;
         Ok(replies.into_iter().filter_map(address_of).collect())

@@ -363,7 +363,8 @@ impl Reconciler {
     fn tell_node(&self, inbox: &Inbox) {
         let node = self.state.node(&self.node.node_name);
         let pod_cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-        let network = NodeNetwork { pod_cidrs, mtu: self.mtu.unwrap_or(ETHERNET_MTU) };
+        let pods = pod_cidrs.iter().flat_map(|cidr| self.state.pods_in_range(*cidr)).collect();
+        let network = NodeNetwork { pod_cidrs, mtu: self.mtu.unwrap_or(ETHERNET_MTU), pods };
         inbox.node.send_if_modified(|known| std::mem::replace(known, network.clone()) != network);
     }
 }

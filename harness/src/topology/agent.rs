@@ -136,6 +136,8 @@ impl Node {
             .arg(path)
             .arg("--runtime-dir")
             .arg(self.runtime_dir())
+            // Agents of former releases do not know the option.
+            .env("MILLRACE_HOST_LOCAL_DIR", self.host_local_dir())
             .arg("--state-dir")
             .arg(self.state_dir())
             .arg("--bpffs")

@@ -139,6 +139,12 @@ impl Node {
         self.folder.join("run")
     }
 
+    /// Where the leases of `host-local` are.
+    #[must_use]
+    pub fn host_local_dir(&self) -> PathBuf {
+        self.folder.join("networks")
+    }
+
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.folder.join("state")

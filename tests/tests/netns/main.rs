@@ -1,4 +1,5 @@
 //! Tests with real interfaces, real agents and real connections: several nodes on one machine, no cluster.
+mod addresses;
 mod adversary;
 mod bad_input;
 mod beside_kube_proxy;

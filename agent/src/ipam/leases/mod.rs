@@ -53,15 +53,31 @@ pub enum LeaseError {
     #[error("the node has no pod CIDR yet: its Node object must have spec.podCIDRs")]
     NoPodCidr,
     #[error(
-        "no free address in the node's pod CIDRs {pools}: {leased} in use, {cooling} released a moment ago and not to \
-         be used again yet"
+        "no free address in the node's pod CIDRs {pools}: {leased} in use, {of_others} of pods that another network attached \
+         or that routes lead to, {host_local} in leases of host-local (remove those whose pods are gone)"
     )]
-    Exhausted { pools: String, leased: usize, cooling: usize },
+    Exhausted { pools: String, leased: usize, of_others: usize, host_local: usize },
     #[error(
         "container {} has no reservation for {}: the agent restarted during ADD, or ADD took too long",
         .0.container_id, .0.ifname
     )]
     NotReserved(AttachmentId),
+}
+
+/// Addresses that somebody else gave away, as far as others say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Those that pods have, by their objects. A pod that asks for an address may have its own once more: after a boot
+    /// objects still show what their pods had before.
+    pub pods: BTreeMap<IpAddr, ObjectName>,
+    /// Those that `host-local` has leases of.
+    pub host_local: BTreeSet<IpAddr>,
+}
+
+impl Others {
+    fn have(&self, address: IpAddr, asking: &ObjectName) -> bool {
+        self.host_local.contains(&address) || self.pods.get(&address).is_some_and(|pod| pod != asking)
+    }
 }
 
 /// All leases of the node.
@@ -75,8 +91,9 @@ pub struct Leases {
     pub(super) cooling: BTreeMap<IpAddr, Duration>,
     /// The address of each range that was handed out last.
     pub(super) cursors: BTreeMap<IpNetwork, IpAddr>,
-    /// Addresses that were seen on interfaces which no lease knows.
+    /// Addresses that were seen on interfaces which no lease knows, or that the host's routes lead to.
     blocked: BTreeSet<IpAddr>,
+    others: Others,
     cool_down: Duration,
 }
 
@@ -91,7 +108,13 @@ impl Leases {
         self.pools = cidrs.iter().copied().map(Pool::new).collect();
     }
 
-    /// The addresses of an attachment: one of each family the node has. Repeating it returns the same.
+    /// Sets what is not to be handed out because others have it.
+    pub fn set_others(&mut self, others: Others) {
+        self.others = others;
+    }
+
+    /// The addresses of an attachment: one of each family the node has. Repeating it returns the same. An address that
+    /// was released a moment ago is taken only when there is no other: the one that has rested for the longest time.
     ///
     /// # Errors
     /// If the node has no free address.
@@ -110,8 +133,12 @@ impl Leases {
             return Err(LeaseError::NoPodCidr);
         }
         self.cooling.retain(|_, until| *until > now);
-        let picked = families.into_iter().map(|family| self.pick(family)).collect::<Result<Vec<_>, _>>()?;
+        let picked =
+            families.into_iter().map(|family| self.pick(family, pod)).collect::<Result<Vec<_>, _>>()?;
         self.cursors.extend(picked.iter().copied());
+        for (_, address) in &picked {
+            self.cooling.remove(address);
+        }
         let ips: Vec<IpAddr> = picked.into_iter().map(|(_, address)| address).collect();
         let state = LeaseState::Reserved { since: now };
         let lease = Lease { pod: pod.clone(), pod_uid: pod_uid.to_owned(), ips: ips.clone(), state };
@@ -119,30 +146,42 @@ impl Leases {
         Ok(ips)
     }
 
-    fn pick(&self, family: Family) -> Result<(IpNetwork, IpAddr), LeaseError> {
+    fn pick(&self, family: Family, asking: &ObjectName) -> Result<(IpNetwork, IpAddr), LeaseError> {
         let leased: BTreeSet<IpAddr> =
             self.held.values().flat_map(|lease| lease.ips.iter().copied()).collect();
-        let is_free = |address: IpAddr| {
+        let is_nobodys = |address: IpAddr| {
             !leased.contains(&address)
-                && !self.cooling.contains_key(&address)
                 && !self.blocked.contains(&address)
+                && !self.others.have(address, asking)
         };
-        let busy = leased.len() + self.cooling.len() + self.blocked.len();
+        let is_free = |address: IpAddr| is_nobodys(address) && !self.cooling.contains_key(&address);
+        let others = self.others.pods.len() + self.others.host_local.len();
+        let busy = leased.len() + self.cooling.len() + self.blocked.len() + others;
         let pools = self.pools.iter().filter(|pool| Family::of(pool.cidr().ip()) == family);
-        pools
-            .clone()
-            .find_map(|pool| {
-                let cidr = pool.cidr();
-                Some((cidr, pool.next(self.cursors.get(&cidr).copied(), busy, is_free)?))
-            })
-            .ok_or_else(|| {
-                let in_family = |address: &&IpAddr| Family::of(**address) == family;
-                LeaseError::Exhausted {
-                    pools: pools.map(|pool| pool.cidr().to_string()).collect::<Vec<_>>().join(", "),
-                    leased: leased.iter().chain(&self.blocked).filter(in_family).count(),
-                    cooling: self.cooling.keys().filter(in_family).count(),
-                }
-            })
+        let fresh = pools.clone().find_map(|pool| {
+            let cidr = pool.cidr();
+            Some((cidr, pool.next(self.cursors.get(&cidr).copied(), busy, is_free)?))
+        });
+        let rested = || {
+            let resting = self.cooling.iter().filter(|(address, _)| is_nobodys(**address));
+            let of_pools = resting.filter_map(|(address, until)| {
+                let pool = pools.clone().find(|pool| pool.cidr().contains(*address))?;
+                Some((until, (pool.cidr(), *address)))
+            });
+            of_pools.min_by_key(|(until, _)| **until).map(|(_, found)| found)
+        };
+        fresh.or_else(rested).ok_or_else(|| {
+            let is_here = |address: &&IpAddr| pools.clone().any(|pool| pool.cidr().contains(**address));
+            let is_ours = |address: &&IpAddr| leased.contains(*address);
+            let of_others: BTreeSet<_> = self.blocked.iter().chain(self.others.pods.keys()).collect();
+            let is_known = |address: &&IpAddr| is_ours(address) || of_others.contains(*address);
+            LeaseError::Exhausted {
+                pools: pools.clone().map(|pool| pool.cidr().to_string()).collect::<Vec<_>>().join(", "),
+                leased: leased.iter().filter(is_here).count(),
+                of_others: of_others.iter().copied().filter(is_here).filter(|at| !is_ours(at)).count(),
+                host_local: self.others.host_local.iter().filter(is_here).filter(|at| !is_known(at)).count(),
+            }
+        })
     }
 
     /// The endpoint that a reservation becomes with its interface.
@@ -229,97 +268,4 @@ impl Leases {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COOL_DOWN: Duration = Duration::from_secs(30);
-
-    fn id(container: usize) -> AttachmentId {
-        AttachmentId { container_id: format!("c{container}"), ifname: "eth0".into() }
-    }
-
-    fn leases(cidrs: &[&str]) -> Leases {
-        let mut leases = Leases::new(COOL_DOWN);
-        leases.set_pod_cidrs(&cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect::<Vec<_>>());
-        leases
-    }
-
-    fn reserve(leases: &mut Leases, container: usize, now: u64) -> Result<Vec<IpAddr>, LeaseError> {
-        leases.reserve(&id(container), &ObjectName::new("ns", "pod"), "uid", Duration::from_secs(now))
-    }
-
-    #[test]
-    fn a_pod_gets_one_address_of_each_family_the_node_has() {
-        let mut leases = leases(&["10.0.0.0/24", "fd00::/64"]);
-        let ips = reserve(&mut leases, 1, 0).unwrap();
-        assert_eq!(ips, ["10.0.0.2", "fd00::2"].map(|ip| ip.parse::<IpAddr>().unwrap()));
-        assert_eq!(reserve(&mut leases, 1, 0).unwrap(), ips, "repeating returns the same");
-        assert_ne!(reserve(&mut leases, 2, 0).unwrap(), ips);
-    }
-
-    #[test]
-    fn a_second_range_of_a_family_is_used_when_the_first_is_full() {
-        let mut leases = leases(&["10.0.0.0/29", "10.9.0.0/29"]);
-        let ips: Vec<_> = (0..10).map(|container| reserve(&mut leases, container, 0).unwrap()[0]).collect();
-        assert_eq!(ips.iter().filter(|ip| ip.to_string().starts_with("10.9.")).count(), 5);
-        let error = reserve(&mut leases, 99, 0).unwrap_err();
-        assert_eq!(error.to_string().matches("/29").count(), 2, "{error}");
-    }
-
-    #[test]
-    fn an_address_is_not_reused_before_it_has_cooled_down() {
-        let mut leases = leases(&["10.0.0.0/29"]);
-        for container in 0..5 {
-            reserve(&mut leases, container, 0).unwrap();
-        }
-        leases.release(&id(3), Duration::from_secs(100)).unwrap();
-        let error = reserve(&mut leases, 9, 129).unwrap_err();
-        assert!(matches!(error, LeaseError::Exhausted { leased: 4, cooling: 1, .. }), "{error}");
-        assert_eq!(reserve(&mut leases, 9, 130).unwrap()[0].to_string(), "10.0.0.5");
-    }
-
-    #[test]
-    fn the_oldest_released_address_is_reused_last_while_others_are_fresh() {
-        let mut leases = leases(&["10.0.0.0/24"]);
-        let first = reserve(&mut leases, 0, 0).unwrap();
-        leases.release(&id(0), Duration::ZERO);
-        assert_ne!(reserve(&mut leases, 1, 1000).unwrap(), first);
-    }
-
-    #[test]
-    fn an_address_that_lives_without_a_lease_is_not_handed_out() {
-        let mut leases = leases(&["10.0.0.0/29"]);
-        leases.block((2..=5).map(|host| IpAddr::from([10, 0, 0, host])));
-        assert_eq!(reserve(&mut leases, 1, 0).unwrap()[0].to_string(), "10.0.0.6");
-        assert!(reserve(&mut leases, 2, 0).is_err());
-        leases.block([]);
-        assert!(reserve(&mut leases, 2, 0).is_ok());
-    }
-
-    fn interface() -> Interface {
-        Interface {
-            host_ifname: "mr1".into(),
-            host_ifindex: 7,
-            host_mac: [1; 6],
-            pod_mac: [2; 6],
-            netns: None,
-        }
-    }
-
-    #[test]
-    fn only_reservations_are_abandoned() {
-        let mut leases = leases(&["10.0.0.0/24"]);
-        reserve(&mut leases, 1, 0).unwrap();
-        reserve(&mut leases, 2, 0).unwrap();
-        let endpoint = leases.endpoint(&id(2), interface()).unwrap();
-        leases.attach(endpoint);
-        assert!(leases.abandoned(RESERVATION_LIFETIME).is_empty());
-        assert_eq!(leases.abandoned(RESERVATION_LIFETIME + Duration::from_secs(1)), [id(1)]);
-    }
-
-    #[test]
-    fn an_interface_without_reservation_is_refused() {
-        let error = leases(&["10.0.0.0/24"]).endpoint(&id(1), interface()).unwrap_err();
-        assert_eq!(error, LeaseError::NotReserved(id(1)));
-    }
-}
+mod tests;
