@@ -5,5 +5,6 @@ pub mod convert;
 pub mod ledger;
 pub mod manifests;
 pub mod open_problems;
+pub mod pulse;
 pub mod source;
 pub mod watch;

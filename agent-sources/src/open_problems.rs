@@ -104,6 +104,16 @@ impl OpenProblems {
         }))
     }
 
+    /// How many problems there are, by what they are about.
+    #[must_use]
+    pub fn counts(&self, is_shown: impl Fn(&Subject) -> bool) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for (subject, sentences) in self.open.iter().filter(|(subject, _)| is_shown(subject)) {
+            *counts.entry(subject.class()).or_default() += sentences.len();
+        }
+        counts
+    }
+
     /// How many changes of a subject were logged in this window.
     fn count(&mut self, subject: &Subject, now: Instant) -> u32 {
         let (since, changes) = self.logged.entry(subject.clone()).or_insert((now, 0));

@@ -2,16 +2,22 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    time::Instant,
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
-use agent_core::update::{Kind, Update};
+use agent_core::{
+    model::Family,
+    update::{Kind, Update},
+};
 use http::Uri;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     convert::{Concern, ObjectKey, kind_name},
-    manifests, watch,
+    manifests,
+    pulse::Watches,
+    watch,
 };
 
 /// Where cluster objects come from. Displayed as status shows it.
@@ -76,6 +82,16 @@ pub struct Event {
 pub struct Batch {
     pub updates: Vec<Update>,
     pub reports: Vec<Report>,
+    /// Why the EndpointSlices among the updates changed.
+    pub triggers: Vec<Trigger>,
+}
+
+/// The change of a pod or Service that made an EndpointSlice change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    pub family: Family,
+    /// By the clock of the cluster's controllers.
+    pub at: SystemTime,
 }
 
 impl Batch {
@@ -88,6 +104,7 @@ impl Batch {
     pub fn append(&mut self, mut later: Self) {
         self.updates.append(&mut later.updates);
         self.reports.append(&mut later.reports);
+        self.triggers.append(&mut later.triggers);
     }
 }
 
@@ -126,6 +143,23 @@ impl Subject {
             Concern::Wrong => Self::Object(object),
             Concern::Unsupported => Self::Unsupported(object),
             Concern::Outside => Self::Outside(object),
+        }
+    }
+}
+
+impl Subject {
+    /// What it is about, in one of few words.
+    #[must_use]
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Watch(_) => "watch",
+            Self::File(_) => "manifest",
+            Self::Copies => "copies_of_manifests",
+            Self::Duplicate(_) => "duplicate",
+            Self::Object(_) => "object",
+            Self::Unsupported(_) => "unsupported",
+            Self::Outside(_) => "unsupported_from_outside",
         }
     }
 }
@@ -194,7 +228,8 @@ impl SourceError {
 /// Asks a source to look at what it can look at. Answered when what it found is among the events.
 pub type Look = oneshot::Sender<()>;
 
-/// Runs the source until the receiver is dropped, and looks when it is asked to.
+/// Runs the source until the receiver is dropped, and looks when it is asked to. What watches note of themselves goes to
+/// `watches`.
 ///
 /// The updates are differences to what was sent before. `Update::Synced` of a kind follows its first complete list.
 ///
@@ -204,6 +239,7 @@ pub async fn follow(
     config: &SourceConfig,
     events: mpsc::Sender<Event>,
     mut looks: mpsc::Receiver<Look>,
+    watches: &Arc<Watches>,
 ) -> Result<(), SourceError> {
     match config {
         SourceConfig::Manifests { dir, copies } => manifests::run(dir, copies, events, looks).await,
@@ -216,7 +252,7 @@ pub async fn follow(
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                ended = watch::run(config, events) => ended,
+                ended = watch::run(config, events, watches) => ended,
                 () = answering => Ok(()),
             }
         }
@@ -229,7 +265,7 @@ pub async fn follow(
 /// As [`follow`].
 pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
     let (_nobody, looks) = mpsc::channel(1);
-    follow(config, events, looks).await
+    follow(config, events, looks, &Arc::default()).await
 }
 
 /// An update in one word, for tables of expectations: `+Pod shop/web` or `-Pod shop/web`.

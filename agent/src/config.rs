@@ -8,13 +8,14 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use agent_sources::source::{ApiServer, SourceConfig};
 
-use crate::{cni_server::HOST_LOCAL_DIR, dataplane::Sizes};
+use crate::{cni_server::HOST_LOCAL_DIR, dataplane::Sizes, metrics::Listen};
 
 const NODE: &str = "Node";
 const SOURCE: &str =
     "Source of the cluster (without either: the API server of the cluster that this agent runs in)";
 const PATHS: &str = "Paths";
 const BEHAVIOUR: &str = "Behaviour";
+const ADDRESSES: &str = "Addresses (:PORT, ADDRESS:PORT or none)";
 
 /// The Millrace node agent: Kubernetes Services and NetworkPolicies as eBPF programs.
 ///
@@ -115,6 +116,21 @@ pub struct Config {
     #[arg(long, value_name = "HOW", env = "MILLRACE_ATTACH", help_heading = BEHAVIOUR, hide_env_values = true)]
     #[arg(value_enum, default_value_t = Attach::Auto, hide_possible_values = true)]
     pub attach: Attach,
+
+    /// Where to answer for /metrics, /livez and /readyz
+    #[arg(long, value_name = "ADDRESS", env = "MILLRACE_METRICS_ADDRESS", help_heading = ADDRESSES)]
+    #[arg(hide_env_values = true, default_value = ":9962")]
+    pub(crate) metrics_address: Listen,
+
+    /// Where to answer as kube-proxy does for /healthz and /livez, while Millrace alone translates services
+    #[arg(long, value_name = "ADDRESS", env = "MILLRACE_PROXY_HEALTHZ_ADDRESS", help_heading = ADDRESSES)]
+    #[arg(hide_env_values = true, default_value = ":10256")]
+    pub(crate) proxy_healthz_address: Listen,
+
+    /// Where to answer as kube-proxy does for /metrics and /proxyMode, while Millrace alone translates services
+    #[arg(long, value_name = "ADDRESS", env = "MILLRACE_PROXY_METRICS_ADDRESS", help_heading = ADDRESSES)]
+    #[arg(hide_env_values = true, default_value = "127.0.0.1:10249")]
+    pub(crate) proxy_metrics_address: Listen,
 
     /// What to log: error, warn, info, debug or trace; by module too, as in `info,agent::dataplane=debug`
     #[arg(long, value_name = "FILTER", env = "MILLRACE_LOG", help_heading = BEHAVIOUR, hide_env_values = true)]
@@ -325,6 +341,14 @@ mod tests {
             parse(&["--cut-established", "false"]).map(|config| config.cut_established).ok(),
             Some(false)
         );
+    }
+
+    #[test]
+    fn addresses_have_kube_proxys_defaults_and_can_be_turned_off() {
+        let config = parse(&["--metrics-address", "none"]).unwrap();
+        let shown = [config.metrics_address, config.proxy_healthz_address, config.proxy_metrics_address];
+        assert_eq!(shown.map(|listen| listen.to_string()), ["none", ":10256", "127.0.0.1:10249"]);
+        assert!(parse(&["--metrics-address", "9962"]).is_err());
     }
 
     #[test]

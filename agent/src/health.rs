@@ -27,12 +27,56 @@ impl Problems {
         }
     }
 
+    /// How many there are, by what they are about.
+    #[must_use]
+    pub fn by_class(&self) -> BTreeMap<&'static str, usize> {
+        let mut classes = BTreeMap::new();
+        for subject in self.0.lock().unwrap_or_else(PoisonError::into_inner).keys() {
+            *classes.entry(class(subject)).or_default() += 1;
+        }
+        classes
+    }
+
     /// One sentence per problem.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
         let problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         problems.iter().map(|(subject, sentence)| format!("{subject}: {sentence}")).collect()
     }
+}
+
+/// What problems are about: the subjects that have no name in them.
+const CLASSES: &[&str] = &[
+    "CNI configuration",
+    "catalog",
+    "conntrack",
+    "conntrack shares",
+    "departed pods",
+    "firewall of the host",
+    "hooks",
+    "layout of the maps",
+    "maps",
+    "programs of uplinks",
+    "routes",
+    "services",
+    "the host's way to services",
+    "uplink",
+];
+
+/// Those that go on with a name, or that are options.
+const BEGINNINGS: &[(&str, &str)] = &[
+    ("--", "addresses"),
+    ("Node ", "node"),
+    ("forwarding of ", "forwarding"),
+    ("interface ", "interface"),
+    ("pod ", "pod"),
+];
+
+/// What a problem is about, in one of few words.
+fn class(subject: &str) -> &'static str {
+    let whole = CLASSES.iter().find(|class| **class == subject).copied();
+    let begun = || BEGINNINGS.iter().find(|(beginning, _)| subject.starts_with(beginning));
+    whole.or_else(|| begun().map(|(_, class)| *class)).unwrap_or("other")
 }
 
 #[cfg(test)]
@@ -48,5 +92,18 @@ mod tests {
         assert_eq!(problems.sentences(), ["map POLICIES: it is still full"]);
         problems.resolve("map POLICIES");
         assert!(problems.sentences().is_empty());
+    }
+
+    #[test]
+    fn names_make_no_class_of_their_own() {
+        let problems = Problems::default();
+        for subject in
+            ["pod a/b", "pod a/c", "Node n", "hooks", "--metrics-address", "interface x", "anything"]
+        {
+            problems.report(subject, "it is wrong");
+        }
+        let expected =
+            [("addresses", 1), ("hooks", 1), ("interface", 1), ("node", 1), ("other", 1), ("pod", 2)];
+        assert_eq!(problems.by_class(), BTreeMap::from(expected));
     }
 }

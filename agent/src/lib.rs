@@ -7,11 +7,13 @@ pub mod config;
 pub mod dataplane;
 pub mod health;
 pub mod ipam;
+mod metrics;
 pub mod net;
 pub mod reconcile;
 mod report;
 mod run;
 pub mod telemetry;
 mod uninstall;
+mod vitals;
 
 pub use self::run::run;

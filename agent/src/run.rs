@@ -16,9 +16,11 @@ use crate::{
     dataplane::{self, Dataplane},
     health::Problems,
     ipam::Living,
+    metrics,
     net::{Netlink, watch::notify_of_changes},
     reconcile::{self, Inbox, Reconciler},
     uninstall,
+    vitals::Vitals,
 };
 
 /// Events that wait to be taken in, before their senders wait.
@@ -58,24 +60,28 @@ fn roll_back(config: &Config) -> Result<()> {
 fn run_agent(config: &Config) -> Result<()> {
     tracing::info!("millrace-agent {} on node {}", env!("CARGO_PKG_VERSION"), config.node_name);
     let problems = Problems::default();
-    let dataplane = Dataplane::open(config, reconcile::remembered(config), &problems)?;
+    let vitals = Arc::default();
+    let dataplane = Dataplane::open(config, reconcile::remembered(config), &problems, &vitals)?;
+    metrics::start(config, &vitals, dataplane.readings(), &problems)
+        .context("cannot start the thread that serves metrics")?;
     // One thread for the reconciler, which may be busy for a while, and one for everybody else.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, dataplane, problems))
+    runtime.block_on(serve(config, dataplane, problems, vitals))
 }
 
-async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Result<()> {
+async fn serve(config: &Config, dataplane: Dataplane, problems: Problems, vitals: Arc<Vitals>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let netlink = Netlink::open()?;
     let living = Living { pinned: dataplane.endpoint_addresses()?, ..netlink.living().await? };
     let options = Options {
         host_local_dir: config.host_local_dir.clone(),
+        vitals: Arc::clone(&vitals),
         ..Options::new(config.node_name.clone(), config.runtime_dir.clone(), config.state_dir.clone())
     };
     let server = CniServer::open(options, &living)?;
 
-    let mut reconciler = Reconciler::new(config, dataplane, netlink.clone(), problems);
+    let mut reconciler = Reconciler::new(config, dataplane, netlink.clone(), problems, Arc::clone(&vitals));
     for endpoint in server.endpoints() {
         reconciler.restore(endpoint);
     }
@@ -84,6 +90,7 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
     let (events, from_source) = mpsc::channel(QUEUE);
     let (cni_events, from_cni) = mpsc::channel(QUEUE);
     let (looks, looks_of_source) = mpsc::channel(QUEUE);
+    vitals.pulse.watch_queues(events.downgrade(), cni_events.downgrade());
     let (node, node_of_server) = watch::channel(NodeNetwork::default());
     let network = Arc::default();
     let watching = tokio::spawn(notify_of_changes(Arc::clone(&network)));
@@ -93,7 +100,7 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems) -> Res
     let source = config.source();
 
     let outcome = tokio::select! {
-        ended = source::follow(&source, events, looks_of_source) => ended.context("cannot use the source of the cluster"),
+        ended = source::follow(&source, events, looks_of_source, &vitals.watches) => ended.context("cannot use the source of the cluster"),
         ended = &mut reconciling => ended.context("the reconciler failed"),
         ended = &mut serving => ended.context("the CNI server failed"),
         _ = terminate.recv() => Ok(()),

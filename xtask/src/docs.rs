@@ -1,12 +1,19 @@
-//! Documents that are generated from the tables in `dataplane-common`.
+//! Documents that are generated from the tables in the code.
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{command, workspace};
 
-/// Files in `docs/`, each printed by the example `reference` of `dataplane-common` under the same name.
-const GENERATED: &[&str] = &["maps.md", "drop-reasons.md"];
+/// Files in `docs/`, and which example of which crate prints each when it is given that name.
+const GENERATED: &[(&str, Printer)] = &[
+    ("maps.md", ("dataplane-common", "reference")),
+    ("drop-reasons.md", ("dataplane-common", "reference")),
+    ("reference/metrics.md", ("agent-metrics", "metrics")),
+];
+
+/// A crate and an example of it.
+type Printer = (&'static str, &'static str);
 
 /// What to do with the generated documents.
 #[derive(clap::Args)]
@@ -23,26 +30,27 @@ pub(crate) fn docs(options: &Options) -> Result<()> {
 
 /// An outdated document is an error.
 pub(crate) fn check() -> Result<()> {
-    for name in GENERATED {
+    for (name, printer) in GENERATED {
         let path = workspace::root().join("docs").join(name);
         let written = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        if written != generate(name)? {
-            bail!("docs/{name} is not what dataplane-common says. Run: cargo xtask docs");
+        if written != generate(name, *printer)? {
+            bail!("docs/{name} is not what {} says. Run: cargo xtask docs", printer.0);
         }
     }
     Ok(())
 }
 
 fn write() -> Result<()> {
-    for name in GENERATED {
+    for (name, printer) in GENERATED {
         let path = workspace::root().join("docs").join(name);
-        fs::write(&path, generate(name)?).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, generate(name, *printer)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
 
-fn generate(name: &str) -> Result<String> {
+fn generate(name: &str, (of, example): Printer) -> Result<String> {
     let mut cargo = command::cargo("run");
-    cargo.args(["--quiet", "-p", "dataplane-common", "--example", "reference", "--", name]);
+    cargo.args(["--quiet", "-p", of, "--example", example, "--", name]);
     command::output(&mut cargo).map(|text| text + "\n")
 }

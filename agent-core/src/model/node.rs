@@ -12,6 +12,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// Label [`SERVICES_LABEL`]: who translates services there, where that differs from the other nodes.
     pub services: Option<Services>,
+    /// It is being deleted, or drained for that: load balancers are to send it nothing new.
+    pub is_leaving: bool,
 }
 
 /// The label of a Node that chooses [`Services`].

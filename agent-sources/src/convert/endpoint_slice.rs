@@ -16,6 +16,7 @@ use super::{
     metadata::{self, or_default, resource, slim},
     port, protocol,
 };
+use crate::source::Trigger;
 
 /// Names the Service that the slice belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -96,6 +97,11 @@ impl Convert for EndpointSlice {
         problems.skipped(service::EndpointSlice { name, service, family, ports, endpoints })
     }
 
+    fn trigger(&self) -> Option<Trigger> {
+        let family = if self.address_type == "IPv6" { Family::V6 } else { Family::V4 };
+        Some(Trigger { family, at: metadata::triggered(&self.metadata)? })
+    }
+
     fn apply(model: Self::Model) -> Update {
         Update::EndpointSlice(Change::Apply(model))
     }
@@ -161,7 +167,9 @@ fn backend(ip: IpAddr, family: Family) -> Result<IpAddr, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::EndpointSlice;
+    use std::time::{Duration, SystemTime};
+
+    use super::{EndpointSlice, Family, Trigger};
     use crate::convert::{Convert, Outcome, outcome_text};
 
     const LABELS: &str = "{kubernetes.io/service-name: web}";
@@ -229,6 +237,24 @@ mod tests {
             "addressType: IPv4, ports: [{name: a, port: 0}, {port: 80}]",
             ":80/TCP: ports[0].port is 0, which is no port number",
         );
+    }
+
+    #[test]
+    fn a_slice_says_when_its_change_began() {
+        let trigger = |annotations: &str| {
+            let yaml = format!(
+                "{{metadata: {{name: s, labels: {LABELS}, annotations: {annotations}}}, addressType: IPv6}}"
+            );
+            serde_saphyr::from_str::<EndpointSlice>(&yaml).unwrap().trigger()
+        };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_600_000_000_500);
+        assert_eq!(
+            trigger("{endpoints.kubernetes.io/last-change-trigger-time: '2020-09-13T12:26:40.5Z'}"),
+            Some(Trigger { family: Family::V6, at })
+        );
+        for none in ["null", "{a: b}", "{endpoints.kubernetes.io/last-change-trigger-time: yesterday}"] {
+            assert_eq!(trigger(none), None);
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Object metadata: only name, namespace, uid, version, labels and two annotations are decoded; managed fields, the
+//! Object metadata: only name, namespace, uid, version, deletion, labels and three annotations are decoded; managed fields, the
 //! other annotations and owners are skipped while parsing and never stored.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use agent_core::model::{ObjectName, selector::Labels};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
@@ -11,6 +12,9 @@ const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// On the object that a kubelet makes of a static pod: the same hash.
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// On an EndpointSlice: when the pod or Service changed that made it change.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -18,6 +22,7 @@ struct Metadata {
     namespace: Option<String>,
     uid: Option<String>,
     resource_version: Option<String>,
+    deletion_timestamp: Option<Time>,
     labels: Option<Labels>,
     annotations: Option<Annotations>,
 }
@@ -29,6 +34,8 @@ struct Annotations {
     config_hash: Option<String>,
     #[serde(rename = "kubernetes.io/config.mirror")]
     config_mirror: Option<String>,
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    trigger_time: Option<String>,
 }
 
 /// Decodes the metadata in use.
@@ -36,15 +43,25 @@ struct Annotations {
 /// # Errors
 /// When a field is of the wrong type.
 pub fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let Metadata { name, namespace, uid, resource_version, labels, annotations } =
+    let Metadata { name, namespace, uid, resource_version, deletion_timestamp, labels, annotations } =
         Metadata::deserialize(deserializer)?;
-    let annotations = annotations.and_then(|Annotations { config_hash, config_mirror }| {
-        let pairs = [(CONFIG_HASH, config_hash), (CONFIG_MIRROR, config_mirror)];
+    let annotations = annotations.and_then(|Annotations { config_hash, config_mirror, trigger_time }| {
+        let pairs =
+            [(CONFIG_HASH, config_hash), (CONFIG_MIRROR, config_mirror), (TRIGGER_TIME, trigger_time)];
         let present: BTreeMap<String, String> =
             pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
         (!present.is_empty()).then_some(present)
     });
-    Ok(ObjectMeta { name, namespace, uid, resource_version, labels, annotations, ..ObjectMeta::default() })
+    Ok(ObjectMeta {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        deletion_timestamp,
+        labels,
+        annotations,
+        ..ObjectMeta::default()
+    })
 }
 
 /// What the kubelet of a static pod calls its uid, when the object is a mirror of one: it passes the hash of the file
@@ -56,6 +73,13 @@ pub fn static_uids(metadata: &ObjectMeta) -> Vec<String> {
     let mut uids = vec![mirrored.clone()];
     uids.extend(annotation(CONFIG_HASH).filter(|hash| *hash != mirrored).cloned());
     uids
+}
+
+/// When the pod or Service changed that made an EndpointSlice change.
+#[must_use]
+pub fn triggered(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let time = metadata.annotations.as_ref()?.get(TRIGGER_TIME)?;
+    time.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
 /// Decodes `null` as the default: the API server's encoding of an absent list or object.

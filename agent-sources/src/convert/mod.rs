@@ -35,6 +35,8 @@ pub use self::{
     service::Service,
 };
 
+use super::source::Trigger;
+
 /// Identity of an object. The namespace is empty for kinds that have none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
@@ -89,6 +91,11 @@ pub trait Convert: Resource<DynamicType = ()> {
 
     /// Parses the object; pure.
     fn convert(&self) -> Outcome<Self::Model>;
+
+    /// What made the object change, where it says so.
+    fn trigger(&self) -> Option<Trigger> {
+        None
+    }
 
     /// The update that says the object is there.
     fn apply(model: Self::Model) -> Update;

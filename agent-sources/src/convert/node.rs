@@ -11,6 +11,9 @@ use super::{
     metadata::{self, or_default, resource, slim},
 };
 
+/// The cluster autoscaler puts it on a node that it is about to delete.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
 const SERVICES_REMEDY: &str = "correct the label; until then the agent's --services counts";
 
 /// A Node, on the wire.
@@ -30,6 +33,14 @@ struct Spec {
     pod_cidr: Option<String>,
     #[serde(default, rename = "podCIDRs", deserialize_with = "or_default")]
     pod_cidrs: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    taints: Vec<Taint>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Taint {
+    #[serde(default)]
+    key: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -57,6 +68,8 @@ impl Convert for Node {
             addresses: Vec::new(),
             pod_cidrs: Vec::new(),
             services: None,
+            is_leaving: self.metadata.deletion_timestamp.is_some()
+                || self.spec.taints.iter().any(|taint| taint.key == LEAVING_TAINT),
         };
         for (index, wire) in
             self.status.addresses.iter().enumerate().filter(|(_, a)| a.r#type == "InternalIP")
@@ -130,6 +143,24 @@ status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 
         assert_eq!(services("kube-proxy"), (Some(Services::KubeProxy), vec![]));
         let (none, skipped) = services("ipvs");
         assert!(none.is_none() && skipped[0].contains("millrace.io/services"), "{skipped:?}");
+    }
+
+    #[test]
+    fn a_node_that_is_being_deleted_or_drained_for_it_is_leaving() {
+        for (yaml, expected) in [
+            ("{metadata: {name: n1}}", false),
+            ("{metadata: {name: n1}, spec: {taints: null}}", false),
+            ("{metadata: {name: n1}, spec: {taints: [{key: other, effect: NoSchedule}]}}", false),
+            (
+                "{metadata: {name: n1}, spec: {taints: [{key: a}, {key: ToBeDeletedByClusterAutoscaler}]}}",
+                true,
+            ),
+            ("{metadata: {name: n1, deletionTimestamp: '2026-01-02T03:04:05Z'}}", true),
+        ] {
+            let node: Node = serde_saphyr::from_str(yaml).unwrap();
+            let Outcome::Usable { model, .. } = node.convert() else { panic!("{yaml}") };
+            assert_eq!(model.is_leaving, expected, "{yaml}");
+        }
     }
 
     #[test]

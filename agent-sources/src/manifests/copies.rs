@@ -99,7 +99,7 @@ impl Copies {
     pub fn follow(mut self, changes: &Receiver<BTreeMap<String, Content>>, events: &Sender<Event>) {
         loop {
             if let Some(report) = self.save() {
-                let batch = Batch { updates: Vec::new(), reports: vec![report] };
+                let batch = Batch { reports: vec![report], ..Batch::default() };
                 // Without a receiver nobody reads reports, and the changes end soon.
                 let _ = events.blocking_send(Event { seen: Instant::now(), batch });
             }

@@ -43,10 +43,10 @@ impl Source {
 
     /// Starts with the copies of an earlier run.
     async fn start_again(dir: &Path, copies: PathBuf) -> (Self, Vec<String>) {
-        let (sender, events) = mpsc::channel(16);
+        let ((sender, events), (looks, asked)) = (mpsc::channel(16), mpsc::channel(1));
         let config = SourceConfig::Manifests { dir: dir.to_owned(), copies };
-        let (looks, asked) = mpsc::channel(1);
-        let task = tokio::spawn(async move { follow(&config, sender, asked).await });
+        let task =
+            tokio::spawn(async move { follow(&config, sender, asked, &std::sync::Arc::default()).await });
         let mut source =
             Self { events, looks, task, open: OpenProblems::default(), synced: false, state: None };
         let mut first = Vec::new();

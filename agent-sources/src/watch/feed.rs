@@ -49,7 +49,9 @@ impl<K: Convert> Feed<K> {
             Event::InitApply(object) => {
                 let (key, outcome) = convert::convert(&object);
                 self.listed.get_or_insert_default().insert(key.clone());
+                let before = self.pending.updates.len();
                 self.ledger.offer(key, outcome, &mut self.pending);
+                note_trigger(&object, before, &mut self.pending);
             }
             Event::InitDone => {
                 self.ledger.retain(&self.listed.take().unwrap_or_default(), &mut self.pending);
@@ -61,10 +63,19 @@ impl<K: Convert> Feed<K> {
             }
             Event::Apply(object) => {
                 let (key, outcome) = convert::convert(&object);
+                let before = batch.updates.len();
                 self.ledger.offer(key, outcome, batch);
+                note_trigger(&object, before, batch);
             }
             Event::Delete(object) => self.ledger.withdraw(convert::key_of(&object), batch),
         }
+    }
+}
+
+/// Notes why an object changed, if it made an update.
+fn note_trigger<K: Convert>(object: &K, updates_before: usize, batch: &mut Batch) {
+    if batch.updates.len() > updates_before {
+        batch.triggers.extend(object.trigger());
     }
 }
 
@@ -74,7 +85,7 @@ mod tests {
 
     use super::Feed;
     use crate::{
-        convert::Namespace,
+        convert::{EndpointSlice, Namespace},
         source::{Batch, subject_of},
     };
 
@@ -88,6 +99,31 @@ mod tests {
             feed.take(event, &mut batch);
         }
         batch.updates.iter().map(subject_of).collect()
+    }
+
+    #[test]
+    fn a_slice_that_changes_brings_its_trigger_and_one_that_does_not_brings_none() {
+        let slice = |address: &str, time: &str| -> EndpointSlice {
+            serde_saphyr::from_str(&format!(
+                "{{metadata: {{name: s, labels: {{kubernetes.io/service-name: web}}, annotations: \
+                 {{endpoints.kubernetes.io/last-change-trigger-time: '{time}'}}}}, addressType: IPv4, \
+                 endpoints: [{{addresses: [{address}]}}]}}"
+            ))
+            .unwrap()
+        };
+        let mut feed = Feed::default();
+        let mut triggers = |event| {
+            let mut batch = Batch::default();
+            feed.take(event, &mut batch);
+            batch.triggers.len()
+        };
+        let (first, second) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z");
+        assert_eq!(triggers(Init), 0);
+        assert_eq!(triggers(InitApply(slice("10.0.0.1", first))), 0);
+        assert_eq!(triggers(InitDone), 1);
+        assert_eq!(triggers(Apply(slice("10.0.0.1", second))), 0, "nothing that is in use differs");
+        assert_eq!(triggers(Apply(slice("10.0.0.2", second))), 1);
+        assert_eq!(triggers(Delete(slice("10.0.0.2", second))), 0);
     }
 
     #[test]

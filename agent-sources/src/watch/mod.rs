@@ -8,6 +8,7 @@ pub mod recovery;
 use std::{
     fmt::Debug,
     pin::{Pin, pin},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,7 @@ use super::{
         endpoint_slice::{HEADLESS_LABEL, SERVICE_NAME_LABEL},
         service::PROXY_NAME_LABEL,
     },
+    pulse::Watches,
     source::{Batch, Event, SourceConfig, SourceError},
 };
 
@@ -46,15 +48,19 @@ const BATCH_EVENTS: usize = 1024;
 ///
 /// # Errors
 /// When no client can be made. A server that does not answer is reported and retried instead.
-pub async fn run(config: &SourceConfig, events: mpsc::Sender<Event>) -> Result<(), SourceError> {
+pub async fn run(
+    config: &SourceConfig,
+    events: mpsc::Sender<Event>,
+    pulse: &Arc<Watches>,
+) -> Result<(), SourceError> {
     let client = client::connect(config).await?;
     let mut watches = JoinSet::new();
-    watches.spawn(watch::<Service>(client.clone(), events.clone()));
-    watches.spawn(watch::<EndpointSlice>(client.clone(), events.clone()));
-    watches.spawn(watch::<Pod>(client.clone(), events.clone()));
-    watches.spawn(watch::<Namespace>(client.clone(), events.clone()));
-    watches.spawn(watch::<Node>(client.clone(), events.clone()));
-    watches.spawn(watch::<NetworkPolicy>(client, events.clone()));
+    watches.spawn(watch::<Service>(client.clone(), events.clone(), Arc::clone(pulse)));
+    watches.spawn(watch::<EndpointSlice>(client.clone(), events.clone(), Arc::clone(pulse)));
+    watches.spawn(watch::<Pod>(client.clone(), events.clone(), Arc::clone(pulse)));
+    watches.spawn(watch::<Namespace>(client.clone(), events.clone(), Arc::clone(pulse)));
+    watches.spawn(watch::<Node>(client.clone(), events.clone(), Arc::clone(pulse)));
+    watches.spawn(watch::<NetworkPolicy>(client, events.clone(), Arc::clone(pulse)));
     // The watches end when this set is dropped. One that ends by itself has nobody to send to, or has failed.
     tokio::select! {
         () = events.closed() => {}
@@ -78,8 +84,8 @@ trait Watched: Convert + Clone + Debug + DeserializeOwned + Send + 'static {}
 impl<K: Convert + Clone + Debug + DeserializeOwned + Send + 'static> Watched for K {}
 
 /// Watches a kind until the receiver is dropped.
-async fn watch<K: Watched>(client: Client, events: mpsc::Sender<Event>) {
-    let mut follower = Follower::<K>::new(events);
+async fn watch<K: Watched>(client: Client, events: mpsc::Sender<Event>, watches: Arc<Watches>) {
+    let mut follower = Follower::<K> { watches, ..Follower::new(events) };
     loop {
         let mut stream = pin!(watcher(Api::<K>::all(client.clone()), selection(K::KIND)));
         loop {
@@ -103,6 +109,7 @@ struct Follower<K: Convert> {
     /// turn into a storm of lists. It resets itself after two quiet minutes.
     backoff: DefaultBackoff,
     events: mpsc::Sender<Event>,
+    watches: Arc<Watches>,
 }
 
 impl<K: Watched> Follower<K> {
@@ -112,6 +119,7 @@ impl<K: Watched> Follower<K> {
             recovery: Recovery::of::<K>(),
             backoff: DefaultBackoff::default(),
             events,
+            watches: Arc::default(),
         }
     }
 
@@ -123,6 +131,7 @@ impl<K: Watched> Follower<K> {
         // A list proves itself by its end; only a watch that is merely quiet needs the benefit of the doubt.
         let first = if self.recovery.is_failing() && !self.feed.is_listing() {
             let Ok(item) = time::timeout(WORKS_AGAIN, stream.next()).await else {
+                self.watches.works(K::KIND);
                 let reports = self.recovery.worked().into_iter().collect();
                 self.send(Instant::now(), Batch { reports, ..Batch::default() }).await?;
                 return Ok(Step::Continue);
@@ -138,12 +147,16 @@ impl<K: Watched> Follower<K> {
             match next {
                 Some(Ok(event)) => {
                     // A list begins before the server is asked: that proves nothing.
-                    if !matches!(event, watcher::Event::Init) {
+                    if matches!(event, watcher::Event::Init) {
+                        self.watches.lists(K::KIND);
+                    } else {
+                        self.watches.heard(K::KIND, seen);
                         batch.reports.extend(self.recovery.worked());
                     }
                     self.feed.take(event, &mut batch);
                 }
                 Some(Err(error)) => {
+                    self.watches.failed(K::KIND);
                     let (step, report) = self.recovery.failed(&error);
                     batch.reports.extend(report);
                     self.send(seen, batch).await?;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_core::update::Kind;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 use crate::open_problems::{Attention, OpenProblems};
+use crate::pulse::Watches;
 use crate::source::{Event, SourceConfig, run, subject_of};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -54,9 +56,14 @@ impl Server {
     }
 
     fn source(&self) -> mpsc::Receiver<Event> {
+        self.source_noting(&Arc::default())
+    }
+
+    fn source_noting(&self, watches: &Arc<Watches>) -> mpsc::Receiver<Event> {
         let (sender, events) = mpsc::channel(16);
         let config = SourceConfig::Kubeconfig(self.kubeconfig.clone());
-        tokio::spawn(async move { run(&config, sender).await });
+        let watches = Arc::clone(watches);
+        tokio::spawn(async move { super::run(&config, sender, &watches).await });
         events
     }
 
@@ -166,7 +173,8 @@ async fn lists_and_watches_become_differences_across_a_lost_position() {
         ..Script::default()
     };
     let server = Server::start(script).await;
-    let mut events = server.source();
+    let watches = Arc::new(Watches::default());
+    let mut events = server.source_noting(&watches);
     let mut open = OpenProblems::default();
     let expected =
         [SYNCED.as_slice(), &["+Namespace a", "+Namespace b", "+Namespace c", "-Namespace c"]].concat();
@@ -178,6 +186,8 @@ async fn lists_and_watches_become_differences_across_a_lost_position() {
     assert_eq!(open.sentences(|_| true).len(), 0, "a lost position is no problem");
     let lists = server.requests(NAMESPACES).into_iter().filter(|request| !request.contains("watch=true"));
     assert_eq!(lists.count(), 3);
+    let seen = watches.seen().find(|seen| seen.kind == Kind::Namespace).unwrap();
+    assert_eq!((seen.lists, seen.errors, seen.is_failing), (3, 2, false));
 }
 
 #[tokio::test]

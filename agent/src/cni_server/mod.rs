@@ -31,6 +31,7 @@ use crate::{
     ipam::{self, FileError, Ipam, Living},
     net::Netlink,
     telemetry::chain,
+    vitals::Vitals,
 };
 
 /// Where `host-local` keeps its leases.
@@ -50,14 +51,16 @@ pub struct Options {
     pub cool_down: Duration,
     /// Holds the leases of `host-local`, whose pods may live on.
     pub host_local_dir: PathBuf,
+    /// Where it notes what it did.
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 impl Options {
     #[must_use]
     pub fn new(node_name: String, runtime_dir: PathBuf, state_dir: PathBuf) -> Self {
         let (attach_deadline, cool_down) = (Duration::from_secs(20), Duration::from_secs(30));
-        let host_local_dir = HOST_LOCAL_DIR.into();
-        Self { node_name, runtime_dir, state_dir, attach_deadline, cool_down, host_local_dir }
+        let (host_local_dir, vitals) = (HOST_LOCAL_DIR.into(), Arc::default());
+        Self { node_name, runtime_dir, state_dir, attach_deadline, cool_down, host_local_dir, vitals }
     }
 }
 
@@ -192,7 +195,10 @@ impl Shared {
     fn with_ipam<T>(&self, work: impl FnOnce(&mut Ipam, Duration) -> T) -> Result<T, Error> {
         let now =
             ipam::time_since_boot().map_err(|error| internal(format!("cannot read the clock: {error}")))?;
-        Ok(work(&mut self.ipam.lock().unwrap_or_else(PoisonError::into_inner), now))
+        let mut ipam = self.ipam.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = work(&mut ipam, now);
+        self.options.vitals.note_addresses(ipam.leases.counted(now));
+        Ok(done)
     }
 
     /// Waits until a change of the leases is on disk. Changes that wait while others are written are written together.

@@ -3,7 +3,7 @@ use std::{
     collections::HashSet,
     net::IpAddr,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_api::{
@@ -20,7 +20,10 @@ use tokio::{sync::oneshot, time::timeout};
 use tracing::Instrument as _;
 
 use super::{CniEvent, NodeNetwork, Shared, internal, invalid, try_again};
-use crate::ipam::{self, Others, host_local};
+use crate::{
+    ipam::{self, Others, host_local},
+    vitals::Asked,
+};
 
 /// Next hops of the pods' default routes: never on any link, known by static neighbours.
 const GATEWAYS: [IpAddr; 2] = [
@@ -53,7 +56,16 @@ impl Drop for InFlight<'_> {
 }
 
 impl Shared {
-    pub(super) async fn answer(&self, request: Request) -> Result<Reply, Error> {
+    /// Answers, and notes how that went.
+    pub(super) async fn answer_and_note(&self, request: Request) -> Result<Reply, Error> {
+        let (asked, started) = (Asked::of(&request), Instant::now());
+        let answer = self.answer(request).await;
+        let error = answer.as_ref().err().map(|error| error.kind);
+        self.options.vitals.requests.ended(asked, error, started.elapsed());
+        answer
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, Error> {
         match request {
             Request::Reserve { attachment, pod } => {
                 let span =

@@ -123,7 +123,7 @@ async fn serve(mut stream: UnixStream, shared: &Shared) {
         }
     }
     let reply = match timeout(REQUEST_DEADLINE, receive(&mut stream)).await {
-        Ok(Ok(request)) => shared.answer(request).await,
+        Ok(Ok(request)) => shared.answer_and_note(request).await,
         Ok(Err(error)) => Err(error),
         Err(_) => Err(invalid(format!("no request within {} s", REQUEST_DEADLINE.as_secs()))),
     };

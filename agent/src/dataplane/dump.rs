@@ -1,12 +1,24 @@
 //! Reading the maps back, so that a restarted agent knows what is already right.
-use agent_core::{entry, table::Table};
+use agent_core::{entry, observed::Observed, table::Table};
 use bpf_maps::{Entry, Error};
 use dataplane_common::maps::MapId;
 
 use super::maps::Maps;
 
+/// What the maps hold.
+pub(super) fn observe(maps: &Maps) -> Result<Observed, Error> {
+    let mut failed = Ok(());
+    let observed = Observed::from_dump(|map| {
+        dump(maps, map).unwrap_or_else(|error| {
+            failed = Err(error);
+            Vec::new()
+        })
+    });
+    failed.map(|()| observed)
+}
+
 /// The entries of a map. Of the backends only the slots that a frontend uses: the rest is free.
-pub(super) fn dump(maps: &Maps, id: MapId) -> Result<Vec<Entry>, Error> {
+fn dump(maps: &Maps, id: MapId) -> Result<Vec<Entry>, Error> {
     if Table::of(id) == Some(Table::Backends) {
         return used_slots(maps, id, Table::Frontends.beside(id));
     }

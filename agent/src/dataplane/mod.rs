@@ -12,6 +12,7 @@ mod load;
 mod lock;
 mod maps;
 mod preflight;
+mod readings;
 mod remove;
 mod rollback;
 
@@ -38,7 +39,9 @@ use dataplane_common::{
 use ipnetwork::IpNetwork;
 use zerocopy::IntoBytes as _;
 
-pub(crate) use self::{apply::ApplyReport, guard::Guarded, maps::Sizes, remove::claim, rollback::rollback};
+pub(crate) use self::{
+    apply::ApplyReport, guard::Guarded, maps::Sizes, readings::Readings, remove::claim, rollback::rollback,
+};
 pub use self::{
     attach::AttachError, load::LoadError, lock::LockError, maps::MapsError, preflight::PreflightError,
 };
@@ -49,7 +52,7 @@ use self::{
     load::{LoadOptions, Programs},
     maps::{Maps, Takeover},
 };
-use crate::{config::Config, health::Problems, telemetry::chain};
+use crate::{config::Config, health::Problems, telemetry::chain, vitals::Vitals};
 
 /// Why the agent cannot use the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +108,12 @@ impl Dataplane {
     ///
     /// # Errors
     /// When something is missing; then nothing that runs in the kernel has changed.
-    pub fn open(config: &Config, services: Services, problems: &Problems) -> Result<Self, DataplaneError> {
+    pub(crate) fn open(
+        config: &Config,
+        services: Services,
+        problems: &Problems,
+        vitals: &Arc<Vitals>,
+    ) -> Result<Self, DataplaneError> {
         let (cgroup, by) = preflight::check(config.cgroup_root.as_deref(), config.attach)?;
         let dir = MillraceDir::new(&config.bpffs);
         dir.create()?;
@@ -126,10 +134,16 @@ impl Dataplane {
         let costs = programs.verified_instructions();
         let costs: Vec<String> = costs.iter().map(|(name, count)| format!("{name} {count}")).collect();
         tracing::info!("verified instructions: {}", costs.join(", "));
-        let observed = observe(&maps)?;
+        let observed = dump::observe(&maps)?;
         let (clock, marker) = (programs.clock()?, Marker::new(programs.backend_gone()?));
         let collector = marker.and_then(|marker| {
-            Collector::start(Arc::clone(&maps), clock.try_clone_to_owned()?, marker, problems.clone())
+            Collector::start(
+                Arc::clone(&maps),
+                clock.try_clone_to_owned()?,
+                marker,
+                problems.clone(),
+                Arc::clone(vitals),
+            )
         });
         let collector = collector.map_err(DataplaneError::Collector)?;
         Ok(Self {
@@ -378,16 +392,4 @@ fn install(links: &Links, programs: &mut Programs, options: LoadOptions) -> Resu
         adopted.stale
     );
     Ok(links.attach_cgroup(programs, options.cgroup_hooks())?)
-}
-
-/// Reads the maps back.
-fn observe(maps: &Maps) -> Result<Observed, bpf_maps::Error> {
-    let mut failed = Ok(());
-    let observed = Observed::from_dump(|map| {
-        dump::dump(maps, map).unwrap_or_else(|error| {
-            failed = Err(error);
-            Vec::new()
-        })
-    });
-    failed.map(|()| observed)
 }

@@ -13,7 +13,7 @@ use agent_core::model::{
 };
 use dataplane_common::net::MacAddr;
 pub use file::{Damage, FileError, LeaseFile, Stored};
-pub use leases::{Interface, LeaseError, Leases, Others, RESERVATION_LIFETIME};
+pub use leases::{Counted, Interface, LeaseError, Leases, Others, RESERVATION_LIFETIME};
 
 /// A host-side interface that exists: what an agent that remembers nothing can know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,11 @@ impl Attachments {
         self.coming.push((attachment, done));
     }
 
+    /// How many wait for an answer.
+    pub(super) const fn waiting(&self) -> usize {
+        self.coming.len()
+    }
+
     /// The endpoint (if it was known) is to go.
     pub(super) fn leave(&mut self, endpoint: Option<Endpoint>, done: Answer) {
         self.going.push((endpoint, done));

@@ -34,6 +34,11 @@ impl HookGuard {
         self.unmet.iter()
     }
 
+    /// How many programs were put back.
+    pub(super) const fn repairs(&self) -> u64 {
+        self.repairs
+    }
+
     /// Takes in what a look came to. Returns the problem to report, if there is one.
     fn take(&mut self, guarded: Guarded, now: Instant) -> Option<String> {
         self.due = now + INTERVAL;
@@ -71,6 +76,7 @@ impl Reconciler {
             Some(sentence) => self.problems.report(SUBJECT, &sentence),
             None => self.problems.resolve(SUBJECT),
         }
+        self.noted.looked_at_hooks(self.dataplane.unattached(self.state.endpoints()));
     }
 }
 

@@ -11,13 +11,15 @@ mod host_path;
 mod inbox;
 mod links;
 mod network;
+mod publish;
 mod readiness;
 mod routes;
 mod services;
 mod status;
 mod takeover;
+mod vitals;
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use agent_core::{
     model::{
@@ -35,24 +37,28 @@ use agent_sources::{open_problems::OpenProblems, source::Event};
 use tokio::sync::oneshot;
 
 use self::{
-    attachments::Attachments, catalog::CatalogFile, departed::DepartedFile, firewall::FirewallWatch,
-    guard::HookGuard, host_path::HostPaths, inbox::Input, network::Network,
+    attachments::Attachments,
+    catalog::CatalogFile,
+    departed::DepartedFile,
+    firewall::FirewallWatch,
+    guard::HookGuard,
+    host_path::HostPaths,
+    inbox::Input,
+    network::Network,
+    vitals::{Noted, Rendered},
 };
 pub(crate) use self::{inbox::Inbox, services::remembered};
 use crate::{
     backoff::Backoff,
     cni_conf::CniConf,
-    cni_server::{CniEvent, NodeNetwork},
+    cni_server::CniEvent,
     config::Config,
-    dataplane::{ApplyReport, Dataplane},
+    dataplane::Dataplane,
     health::Problems,
     net::Netlink,
     report::Report,
-    telemetry::chain,
+    vitals::{Phase, Vitals},
 };
-
-/// What pods get without an uplink that says otherwise.
-const ETHERNET_MTU: u32 = 1500;
 
 /// The owner of everything.
 #[derive(Debug)]
@@ -97,11 +103,18 @@ pub(crate) struct Reconciler {
     conflicts: ProblemLog,
     problems: Problems,
     report: Report,
+    noted: Noted,
     source: String,
 }
 
 impl Reconciler {
-    pub(crate) fn new(config: &Config, dataplane: Dataplane, netlink: Netlink, problems: Problems) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        dataplane: Dataplane,
+        netlink: Netlink,
+        problems: Problems,
+        vitals: Arc<Vitals>,
+    ) -> Self {
         let cni_conf = CniConf::new(config.cni_conf_dir.clone(), &config.runtime_dir, &config.state_dir);
         Self {
             state: ClusterState::default(),
@@ -136,6 +149,7 @@ impl Reconciler {
             conflicts: ProblemLog::default(),
             problems,
             report: Report::new(),
+            noted: Noted::new(vitals),
             source: config.source().to_string(),
         }
     }
@@ -154,6 +168,8 @@ impl Reconciler {
                 [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due), Some(self.firewall.due)];
             let due = retries.into_iter().chain(files).flatten().min();
             let Some(wave) = inbox.wave(due).await else { return };
+            let begun = Instant::now();
+            self.noted.begin(begun);
             for input in wave {
                 match input {
                     Input::Source(event) => self.take_event(event),
@@ -161,6 +177,7 @@ impl Reconciler {
                     Input::NetworkChanged => self.network.look_again(Instant::now()),
                 }
             }
+            self.noted.took(Phase::Take, begun.elapsed());
             self.follow_own_node().await;
             self.reconcile().await;
             self.remember_departed();
@@ -172,11 +189,14 @@ impl Reconciler {
             self.watch_firewall(Instant::now());
             self.keep_cni_conf(Instant::now());
             self.answer_askers();
+            self.publish();
         }
     }
 
     fn take_event(&mut self, event: Event) {
         let revision = self.state.revision();
+        self.noted.seen(&event);
+        let kindreds = Noted::kindreds(&event.batch.updates);
         for update in event.batch.updates {
             self.update(update);
         }
@@ -186,6 +206,7 @@ impl Reconciler {
         lines.log();
         if self.state.revision() != revision {
             self.unprogrammed.push(event.seen);
+            self.noted.unprogrammed(event.seen, kindreds);
         }
     }
 
@@ -288,6 +309,9 @@ impl Reconciler {
             self.note_latencies();
             self.tell_prefixes();
             self.tell_host_paths().await;
+            if self.failed.is_empty() {
+                self.noted.updated();
+            }
         }
         self.take_over_when_ready(now);
         self.catalog.write_if_due(&self.state, now, !self.askers.is_empty(), &self.problems);
@@ -297,9 +321,14 @@ impl Reconciler {
     /// Makes the maps hold the dirty scopes. Whether they do.
     fn program(&mut self, changed: &Changed) -> bool {
         let _span = tracing::info_span!("revision", number = self.state.revision()).entered();
+        let begun = Instant::now();
         let desired = render::render(&self.state, &self.node, changed);
+        self.noted.took(Phase::Render, begun.elapsed());
+        let frontends = Rendered::of(&desired);
+        let planning = Instant::now();
         self.dataplane.observed_mut().advance(self.started.elapsed());
         let plan = plan::plan(&desired, self.dataplane.observed());
+        self.noted.took(Phase::Plan, planning.elapsed());
         let new = self.conflicts.record(&desired, &plan).into_iter();
         for sentence in told_together(new.map(|problem| (problem.object, problem.text))) {
             tracing::warn!("{sentence}");
@@ -309,6 +338,8 @@ impl Reconciler {
         let (writes, deletes) = (plan.upserts(), plan.deletes());
         let start = Instant::now();
         let report = self.dataplane.apply(plan);
+        self.noted.took(Phase::Apply, start.elapsed());
+        self.noted.applied(&frontends, &report, begun.elapsed());
         if writes + deletes > 0 {
             let took = start.elapsed();
             tracing::info!(
@@ -333,39 +364,6 @@ impl Reconciler {
             self.backoff.succeeded();
         }
         report.is_complete()
-    }
-
-    fn note(&mut self, report: &ApplyReport) {
-        self.report.written += report.written;
-        self.report.deleted += report.deleted;
-        if report.is_complete() {
-            self.problems.resolve("maps");
-            return;
-        }
-        let failures: Vec<String> = report.failures.iter().map(|error| chain(error)).collect();
-        let isolated = match report.isolated {
-            0 => String::new(),
-            pods => format!("; {pods} pods are cut off until their policy can be written"),
-        };
-        self.problems.report("maps", &format!("{}{isolated}; trying again", failures.join("; ")));
-    }
-
-    fn note_latencies(&mut self) {
-        let was_synced = std::mem::replace(&mut self.was_synced, true);
-        self.report.revision = self.state.revision();
-        // The first lists tell how long the start took, not how long a change takes.
-        for seen in self.unprogrammed.drain(..).filter(|_| was_synced) {
-            self.report.programmed(seen.elapsed());
-        }
-    }
-
-    /// Tells the CNI server what the cluster says of this node.
-    fn tell_node(&self, inbox: &Inbox) {
-        let node = self.state.node(&self.node.node_name);
-        let pod_cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-        let pods = pod_cidrs.iter().flat_map(|cidr| self.state.pods_in_range(*cidr)).collect();
-        let network = NodeNetwork { pod_cidrs, mtu: self.mtu.unwrap_or(ETHERNET_MTU), pods };
-        inbox.node.send_if_modified(|known| std::mem::replace(known, network.clone()) != network);
     }
 }
 

@@ -9,12 +9,22 @@ use super::Reconciler;
 
 impl Reconciler {
     pub(super) fn health(&self) -> Health {
-        let mut unmet = self.unmet();
+        let unmet = self.with_cni_conf(self.unmet());
+        Health { unmet, refusing: self.refusing() }
+    }
+
+    /// The same, with what was not attached when the hooks were last looked at: the loop asks after each pass.
+    pub(super) fn unmet_at_last_look(&self, unattached: Option<&Vec<String>>) -> Vec<String> {
+        let look = || self.dataplane.unattached(self.state.endpoints());
+        self.with_cni_conf(self.unmet_with(|| unattached.cloned().unwrap_or_else(look)))
+    }
+
+    fn with_cni_conf(&self, mut unmet: Vec<String>) -> Vec<String> {
         unmet.extend(self.cni_conf.unmet().map(str::to_owned));
         if unmet.is_empty() && self.cni_conf.is_awaited() {
             unmet.push("the CNI configuration is not written yet".to_owned());
         }
-        Health { unmet, refusing: self.refusing() }
+        unmet
     }
 
     /// Tells the container runtime that this node serves pods, once it does.
@@ -27,6 +37,10 @@ impl Reconciler {
 
     /// What hinders this node from serving pods, the CNI configuration apart.
     fn unmet(&self) -> Vec<String> {
+        self.unmet_with(|| self.dataplane.unattached(self.state.endpoints()))
+    }
+
+    fn unmet_with(&self, unattached: impl FnOnce() -> Vec<String>) -> Vec<String> {
         let mut unmet = self.refusing();
         if !self.state.is_synced() {
             unmet.extend(self.objects.of_watches().map(str::to_owned));
@@ -35,7 +49,7 @@ impl Reconciler {
         if !self.was_synced {
             unmet.push("the maps do not hold the whole cluster yet: see `millrace status`".to_owned());
         }
-        unmet.extend(self.dataplane.unattached(self.state.endpoints()));
+        unmet.extend(unattached());
         unmet.extend(self.guard.unmet().cloned());
         unmet
     }

@@ -68,7 +68,7 @@ impl Reconciler {
     }
 
     /// Whether a problem is one at this moment: beside a kube-proxy, who comes from outside is its business.
-    fn is_shown(&self, subject: &Subject) -> bool {
+    pub(super) fn is_shown(&self, subject: &Subject) -> bool {
         !matches!(subject, Subject::Outside(_)) || self.dataplane.services() == Services::Millrace
     }
 }

@@ -60,6 +60,7 @@ pub(super) fn node(n: u8) -> Node {
         addresses: BOTH.map(|family| node_ip(n, family)).to_vec(),
         pod_cidrs: BOTH.map(cidr).to_vec(),
         services: None,
+        is_leaving: false,
     }
 }
 

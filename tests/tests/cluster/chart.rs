@@ -48,6 +48,7 @@ fn values_reach_the_objects() -> Result<()> {
         "--set=apiServer=https://192.0.2.10:6443",
         "--set=settings.MILLRACE_SERVICES=kube-proxy",
         "--set=image.tag=9.9.9",
+        "--set=metrics.port=9999",
         "--set=paths.cniBin=/var/lib/cni/bin",
         "--set=securityContext.seLinuxOptions.type=spc_t",
     ])?;
@@ -56,10 +57,21 @@ fn values_reach_the_objects() -> Result<()> {
     assert_eq!(settings["MILLRACE_SERVICES"], "kube-proxy");
     let pod = &find(&objects, "DaemonSet")?["spec"]["template"]["spec"];
     let agent = &pod["containers"][0];
+    assert_eq!(settings["MILLRACE_METRICS_ADDRESS"], ":9999");
+    assert_eq!(agent["ports"][0]["containerPort"], 9999);
     assert_eq!(agent["image"], "localhost/millrace/millrace:9.9.9");
     assert_eq!(agent["securityContext"]["seLinuxOptions"]["type"], "spc_t");
     assert_eq!(agent["securityContext"]["capabilities"]["drop"][0], "ALL");
     assert_eq!(pod["initContainers"][0]["env"][0]["value"], "/var/lib/cni/bin");
     assert_eq!(pod["initContainers"][0]["volumeMounts"][0]["mountPath"], "/var/lib/cni/bin");
+    Ok(())
+}
+
+#[test]
+fn metrics_can_be_turned_off() -> Result<()> {
+    let objects = rendered(&["--set=metrics.port=0"])?;
+    assert_eq!(find(&objects, "ConfigMap")?["data"]["MILLRACE_METRICS_ADDRESS"], "none");
+    let agent = &find(&objects, "DaemonSet")?["spec"]["template"]["spec"]["containers"][0];
+    assert!(agent.get("ports").is_none(), "{agent}");
     Ok(())
 }

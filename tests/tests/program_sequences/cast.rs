@@ -121,6 +121,7 @@ fn node(n: u8) -> Update {
         addresses: [Family::V4, Family::V6].map(|family| node_ip(n, family)).to_vec(),
         pod_cidrs: cidrs.map(|cidr| cidr.parse().expect("a prefix")).to_vec(),
         services: None,
+        is_leaving: false,
     }))
 }
 

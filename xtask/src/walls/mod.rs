@@ -14,8 +14,12 @@ const OWN_CRATES: &[(&str, &[&str])] = &[
     ("bpf-maps/Cargo.toml", &["dataplane-common"]),
     ("agent-core/Cargo.toml", &["dataplane-common"]),
     ("agent-api/Cargo.toml", &[]),
+    ("agent-metrics/Cargo.toml", &[]),
     ("agent-sources/Cargo.toml", &["agent-api", "agent-core"]),
-    ("agent/Cargo.toml", &["agent-api", "agent-core", "agent-sources", "bpf-maps", "dataplane-common"]),
+    (
+        "agent/Cargo.toml",
+        &["agent-api", "agent-core", "agent-metrics", "agent-sources", "bpf-maps", "dataplane-common"],
+    ),
     ("cni-plugin/Cargo.toml", &["agent-api"]),
     ("cli/Cargo.toml", &["agent-api", "agent-core", "bpf-maps", "dataplane-common"]),
     ("verifier/Cargo.toml", &["dataplane-common"]),

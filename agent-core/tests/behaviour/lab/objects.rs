@@ -210,6 +210,7 @@ pub(crate) fn node(node: &str, addresses: &[&str], pod_cidrs: &[&str]) -> Update
         addresses: addresses.iter().map(|addr| ip(addr)).collect(),
         pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().expect("a prefix")).collect(),
         services: None,
+        is_leaving: false,
     }))
 }
 

@@ -35,6 +35,7 @@ use crate::{
     health::Problems,
     net::sockets::{Connected, SocketsError, destroy},
     telemetry::chain,
+    vitals::Vitals,
 };
 
 /// Time between two portions of expiry.
@@ -71,12 +72,13 @@ impl Collector {
         clock: OwnedFd,
         marker: Marker,
         problems: Problems,
+        vitals: Arc<Vitals>,
     ) -> io::Result<Self> {
         let (sender, orders) = mpsc::channel();
         thread::Builder::new().name("conntrack-gc".to_owned()).spawn(move || {
             let (clock, sweep, waiting) = (Clock::new(clock), Sweep::default(), Waiting::default());
             let pruning = Pruning::default();
-            Worker { maps, clock, marker, problems, sweep, pruning, waiting }.run(&orders);
+            Worker { maps, clock, marker, problems, vitals, sweep, pruning, waiting }.run(&orders);
         })?;
         Ok(Self(sender))
     }
@@ -131,6 +133,7 @@ struct Worker {
     clock: Clock,
     marker: Marker,
     problems: Problems,
+    vitals: Arc<Vitals>,
     sweep: Sweep,
     pruning: Pruning,
     waiting: Waiting,
@@ -153,6 +156,7 @@ impl Worker {
             match result {
                 Ok(()) => self.problems.resolve(SUBJECT),
                 Err(error) => {
+                    self.vitals.sweeps.failed();
                     let sentence = format!("flows do not expire: {}; trying again", chain(&error));
                     self.problems.report(SUBJECT, &sentence);
                 }
@@ -161,9 +165,10 @@ impl Worker {
     }
 
     fn sweep_portion(&mut self) -> Result<(), SweepError> {
+        let start = Instant::now();
         self.pruning.advance(&self.maps)?;
         let mut swept = Swept::default();
-        self.sweep.advance(
+        let is_through = self.sweep.advance(
             &self.maps,
             &self.marker,
             self.clock.now()?,
@@ -171,6 +176,7 @@ impl Worker {
             PORTION,
             &mut swept,
         )?;
+        self.note(&swept, is_through, start.elapsed());
         self.report_refused(&mut swept);
         if swept.deleted > 0 {
             tracing::debug!("conntrack: {} of {} entries expired", swept.deleted, swept.seen);
@@ -193,8 +199,9 @@ impl Worker {
             &mut swept,
         )? {}
         self.waiting = Waiting::default();
-        self.report_refused(&mut swept);
         let took = start.elapsed();
+        self.note(&swept, true, took);
+        self.report_refused(&mut swept);
         if swept.deleted + swept.marked > 0 {
             let Swept { seen, deleted, marked, .. } = swept;
             tracing::debug!(
@@ -203,6 +210,19 @@ impl Worker {
         }
         thread::sleep(took.min(MAX_REST));
         sockets
+    }
+
+    fn note(&self, swept: &Swept, is_through: bool, took: Duration) {
+        let sweeps = &self.vitals.sweeps;
+        sweeps.portion(took, swept.deleted);
+        swept.counted.iter().for_each(|(map, entries)| sweeps.counted(*map, *entries));
+        if is_through {
+            sweeps.finished();
+        }
+        if let Some(refused) = &swept.refused {
+            let sum = |of: fn(&Refused) -> u32| refused.iter().map(|pod| u64::from(of(pod))).sum();
+            sweeps.shares(refused.len(), sum(|pod| pod.flows), sum(|pod| pod.evicted));
+        }
     }
 
     /// Says which pods were refused established flows during the last sweep.

@@ -57,6 +57,8 @@ pub(super) struct Swept {
     pub(super) seen: usize,
     pub(super) deleted: usize,
     pub(super) marked: usize,
+    /// How many entries each map had that is through.
+    pub(super) counted: Vec<(MapId, usize)>,
     /// Pods that were refused flows, when the established ones have all been seen.
     pub(super) refused: Option<Vec<Refused>>,
 }
@@ -121,6 +123,7 @@ impl Sweep {
             if is_established {
                 self.crowded[family as usize] = self.count > table.spec().max_entries as usize / 4 * 3;
             }
+            swept.counted.push((table, self.count));
             (self.cursor, self.count) = (Cursor::Start, 0);
             self.table = (self.table + 1) % TABLES.len();
             if is_established && !TABLES[self.table].1 {

@@ -80,6 +80,22 @@ impl Others {
     }
 }
 
+/// How many addresses there are of each family: IPv4, IPv6.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted(pub [CountedFamily; 2]);
+
+/// How many addresses there are of a family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CountedFamily {
+    /// That the ranges have for pods.
+    pub capacity: u128,
+    pub leased: u32,
+    /// Released a moment ago.
+    pub resting: u32,
+    /// On interfaces which no lease knows.
+    pub foreign: u32,
+}
+
 /// All leases of the node.
 ///
 /// Times are since boot, so that they mean the same to an agent that restarts.
@@ -258,6 +274,26 @@ impl Leases {
             LeaseState::Attached(endpoint) => Some(endpoint),
             LeaseState::Reserved { .. } => None,
         })
+    }
+
+    /// How many addresses are what.
+    #[must_use]
+    pub fn counted(&self, now: Duration) -> Counted {
+        let mut counted = Counted::default();
+        let of = |address: &IpAddr| usize::from(address.is_ipv6());
+        for pool in &self.pools {
+            counted.0[of(&pool.cidr().ip())].capacity += pool.usable();
+        }
+        for address in self.held.values().flat_map(|lease| &lease.ips) {
+            counted.0[of(address)].leased += 1;
+        }
+        for (address, _) in self.cooling.iter().filter(|(_, until)| **until > now) {
+            counted.0[of(address)].resting += 1;
+        }
+        for address in &self.blocked {
+            counted.0[of(address)].foreign += 1;
+        }
+        counted
     }
 
     /// Whether an address belongs to a lease.

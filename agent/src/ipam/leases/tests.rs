@@ -18,6 +18,21 @@ fn reserve(leases: &mut Leases, container: usize, now: u64) -> Result<Vec<IpAddr
 }
 
 #[test]
+fn addresses_are_counted_by_family_and_state() {
+    let mut leases = leases(&["10.0.0.0/24", "fd00::/64"]);
+    reserve(&mut leases, 1, 0).unwrap();
+    reserve(&mut leases, 2, 0).unwrap();
+    leases.release(&id(1), Duration::from_secs(10)).unwrap();
+    leases.block(["10.0.0.77".parse().unwrap()]);
+    let [v4, v6] = leases.counted(Duration::from_secs(11)).0;
+    assert_eq!(v4, CountedFamily { capacity: 253, leased: 1, resting: 1, foreign: 1 });
+    assert_eq!((v6.leased, v6.resting, v6.foreign), (1, 1, 0));
+    assert!(v6.capacity > 1 << 60);
+    let [v4, _] = leases.counted(Duration::from_secs(41)).0;
+    assert_eq!(v4.resting, 0);
+}
+
+#[test]
 fn a_pod_gets_one_address_of_each_family_the_node_has() {
     let mut leases = leases(&["10.0.0.0/24", "fd00::/64"]);
     let ips = reserve(&mut leases, 1, 0).unwrap();
