@@ -49,6 +49,8 @@ pub enum Request {
     Attach { attachment: Attachment, interface: Interface },
     /// DEL: forget the interface and free its addresses. Succeeds for what is unknown.
     Detach { attachment: Attachment },
+    /// CHECK: whether one attachment is as ADD left it. What can be put right is put right first.
+    Check { attachment: Attachment },
     /// What the agent is doing.
     Status,
     /// Whether the node can be used. The reconcile loop answers, so an answer shows that it makes progress.
@@ -94,6 +96,7 @@ pub enum Reply {
     Reserved(Network),
     Attached,
     Detached,
+    Checked(Checked),
     Status(Box<Status>),
     Health(Health),
     Named,
@@ -173,6 +176,13 @@ pub struct Health {
     /// The part of it for which ADD would be refused at this moment.
     #[serde(default)]
     pub refusing: Vec<String>,
+}
+
+/// Whether an attachment is as ADD left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// What is not in its place, a sentence each. Empty: programs and entries are.
+    pub missing: Vec<String>,
 }
 
 /// What of the cluster is in force.

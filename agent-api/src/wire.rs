@@ -53,6 +53,7 @@ fn shorter(reply: Reply) -> Reply {
         Reply::Reserved(_)
         | Reply::Attached
         | Reply::Detached
+        | Reply::Checked(_)
         | Reply::Named
         | Reply::Applied(_)
         | Reply::Error(_) => Reply::Error(Error {

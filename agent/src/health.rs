@@ -56,11 +56,13 @@ const CLASSES: &[&str] = &[
     "hooks",
     "layout of the maps",
     "maps",
+    "network",
     "programs of uplinks",
     "routes",
     "services",
     "the host's way to services",
     "uplink",
+    "ways to pods",
 ];
 
 /// Those that go on with a name, or that are options.
@@ -69,6 +71,7 @@ const BEGINNINGS: &[(&str, &str)] = &[
     ("Node ", "node"),
     ("forwarding of ", "forwarding"),
     ("interface ", "interface"),
+    ("map ", "maps"),
     ("pod ", "pod"),
 ];
 

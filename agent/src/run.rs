@@ -17,7 +17,10 @@ use crate::{
     health::Problems,
     ipam::Living,
     metrics,
-    net::{Netlink, watch::notify_of_changes},
+    net::{
+        Netlink,
+        watch::{Changes, notify_of_changes},
+    },
     reconcile::{self, Inbox, Reconciler},
     uninstall,
     vitals::Vitals,
@@ -92,8 +95,8 @@ async fn serve(config: &Config, dataplane: Dataplane, problems: Problems, vitals
     let (looks, looks_of_source) = mpsc::channel(QUEUE);
     vitals.pulse.watch_queues(events.downgrade(), cni_events.downgrade());
     let (node, node_of_server) = watch::channel(NodeNetwork::default());
-    let network = Arc::default();
-    let watching = tokio::spawn(notify_of_changes(Arc::clone(&network)));
+    let network = Changes::default();
+    let watching = tokio::spawn(notify_of_changes(network.clone()));
     let inbox = Inbox { source: from_source, cni: from_cni, node, network };
     let mut reconciling = tokio::spawn(reconciler.run(inbox));
     let mut serving = tokio::spawn(server.run(cni_events, looks, node_of_server, netlink));

@@ -40,6 +40,7 @@ pub(crate) fn ask(runtime_dir: &Path) -> Agent {
                 Reply::Reserved(_)
                 | Reply::Attached
                 | Reply::Detached
+                | Reply::Checked(_)
                 | Reply::Health(_)
                 | Reply::Named
                 | Reply::Applied(_),

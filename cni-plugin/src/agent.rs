@@ -47,6 +47,18 @@ impl Agent {
         if reply == Reply::Detached { Ok(()) } else { Err(self.unexpected(&reply)) }
     }
 
+    /// What of an attachment is not in its place.
+    pub(crate) fn check(&self, attachment: &Attachment) -> Result<Vec<String>, Error> {
+        let request = Request::Check { attachment: attachment.clone() };
+        match call(&self.socket, request, QUICK_TIMEOUT) {
+            Ok(Reply::Checked(checked)) => Ok(checked.missing),
+            Ok(reply) => Err(self.unexpected(&reply)),
+            // An agent of an earlier release does not know the question: that it answers was all that was asked.
+            Err(CallError::Agent(answer)) if answer.kind == ErrorKind::Invalid => Ok(Vec::new()),
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
     /// Its answer is small, whatever the cluster is like: a question about everything would fail with everything.
     pub(crate) fn health(&self) -> Result<Health, Error> {
         let reply = self.ask(Request::Health, QUICK_TIMEOUT)?;

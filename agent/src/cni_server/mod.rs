@@ -80,6 +80,8 @@ pub enum CniEvent {
     Attach { endpoint: Endpoint, done: oneshot::Sender<Result<(), Error>> },
     /// An interface is gone. Answered when nothing of it is left in the maps. May name what is unknown.
     Detach { attachment: AttachmentId, done: oneshot::Sender<Result<(), Error>> },
+    /// Somebody asks whether an attachment is as it must be. Answered with what is not, a sentence each.
+    Check { attachment: AttachmentId, reply: oneshot::Sender<Vec<String>> },
     /// Somebody asks how the agent is.
     Status { reply: oneshot::Sender<Status> },
     /// Somebody asks whether the node can be used.

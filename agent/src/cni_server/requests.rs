@@ -7,7 +7,7 @@ use std::{
 };
 
 use agent_api::{
-    Applied, Attachment, Error, Health, Interface, Network, PodRef, Reply, Request, Status,
+    Applied, Attachment, Checked, Error, Health, Interface, Network, PodRef, Reply, Request, Status,
     interface::host_ifname, pending,
 };
 use agent_core::model::{
@@ -80,6 +80,7 @@ impl Shared {
                 let span = tracing::info_span!("detach", container = attachment.container_id);
                 self.detach(&id(&attachment)).instrument(span).await.map(|()| Reply::Detached)
             }
+            Request::Check { attachment } => self.check(&attachment).await.map(Reply::Checked),
             Request::Status => self.status().await.map(|status| Reply::Status(Box::new(status))),
             Request::Health => self.health().await.map(Reply::Health),
             Request::Applied => self.applied().await.map(Reply::Applied),
@@ -208,6 +209,19 @@ impl Shared {
         Ok(())
     }
 
+    async fn check(&self, attachment: &Attachment) -> Result<Checked, Error> {
+        let (reply, answer) = oneshot::channel();
+        match timeout(
+            STATUS_DEADLINE,
+            self.ask(CniEvent::Check { attachment: id(attachment), reply }, answer),
+        )
+        .await
+        {
+            Ok(missing) => missing.map(|missing| Checked { missing }),
+            Err(_) => Err(busy()),
+        }
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         let (reply, answer) = oneshot::channel();
         match timeout(STATUS_DEADLINE, self.ask(CniEvent::Status { reply }, answer)).await {
@@ -216,7 +230,7 @@ impl Shared {
                 status.problems.extend(self.problems.iter().cloned().chain(self.unsaved()));
                 Ok(status)
             }
-            Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
+            Err(_) => Err(busy()),
         }
     }
 
@@ -241,7 +255,7 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         match timeout(HEALTH_DEADLINE, self.ask(CniEvent::Settle { reply }, answer)).await {
             Ok(missing) => missing,
-            Err(_) => Err(try_again("the agent is busy: its reconcile loop does not answer")),
+            Err(_) => Err(busy()),
         }
     }
 
@@ -274,6 +288,10 @@ impl Shared {
             )))
         }
     }
+}
+
+fn busy() -> Error {
+    try_again("the agent is busy: its reconcile loop does not answer")
 }
 
 pub(super) fn id(attachment: &Attachment) -> AttachmentId {

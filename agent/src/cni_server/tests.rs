@@ -58,7 +58,9 @@ impl Agent {
                         drop(done.send(Ok(())));
                     }
                     CniEvent::Status { reply } => drop(reply.send(Status::default())),
-                    CniEvent::Settle { reply } => drop(reply.send(Vec::new())),
+                    CniEvent::Check { reply, .. } | CniEvent::Settle { reply } => {
+                        drop(reply.send(Vec::new()));
+                    }
                     CniEvent::Health { reply } => drop(reply.send(agent_api::Health::default())),
                 }
             }

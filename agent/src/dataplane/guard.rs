@@ -6,7 +6,7 @@ use std::{
 };
 
 use agent_core::model::endpoint::Endpoint;
-use bpf_maps::link::{self, Target, TcxHook};
+use bpf_maps::link::{self, LinkInfo, Target, TcxHook};
 
 use super::{
     Dataplane,
@@ -58,7 +58,6 @@ impl Guarded {
 
 impl Dataplane {
     /// Looks at every hook of the endpoints, of the uplinks and of the sockets, and puts back what is not in its place.
-    /// A pod's interface whose links are still to come is guarded by its filters.
     pub(crate) fn guard<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Guarded {
         if self.leaves_links_alone() {
             return Guarded::default();
@@ -67,18 +66,52 @@ impl Dataplane {
         self.guard_sockets(&mut guarded);
         self.guard_uplinks(&mut guarded);
         for endpoint in endpoints {
-            if !self.unlinked.iter().any(|(ifname, _)| *ifname == endpoint.host_ifname) {
-                self.guard_pod(endpoint, &mut guarded);
-            }
+            self.guard_pod(endpoint, &mut guarded);
         }
         guarded
+    }
+
+    /// The programs of an endpoint that are not in their places: a sentence each.
+    pub(crate) fn misplaced(&self, endpoint: &Endpoint) -> Vec<String> {
+        if self.leaves_links_alone() {
+            return Vec::new();
+        }
+        let sentence = |hook: PodHook| {
+            let at = format!("pod {}: {} on {}", endpoint.pod, hook.program(), endpoint.host_ifname);
+            match self.place_on_pod(endpoint, hook) {
+                Ok(Place::First) => None,
+                Ok(Place::Behind) => Some(format!("{at} is behind the program of another owner")),
+                Ok(Place::Missing) => Some(format!("{at} is not attached")),
+                Ok(Place::NoInterface) => Some(format!("{at} is not attached: the interface is gone")),
+                Err(error) => Some(format!("{at}: {}", chain(&error))),
+            }
+        };
+        PodHook::ALL.into_iter().filter_map(sentence).collect()
+    }
+
+    /// An interface whose links are still to come is guarded by its filters, as long as no link is there.
+    fn place_on_pod(&self, endpoint: &Endpoint, hook: PodHook) -> Result<Place, AttachError> {
+        let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
+        let place = self.links.place(&self.programs, pod, hook.program(), hook.tcx())?;
+        let is_unlinked = self.unlinked.iter().any(|(ifname, _)| *ifname == endpoint.host_ifname);
+        if place == Place::Missing && is_unlinked && link::tcx_programs(pod.ifindex, hook.tcx())?.is_empty() {
+            return filter::place(&self.programs, pod, hook.program(), hook.tcx());
+        }
+        Ok(place)
+    }
+
+    /// Attaches the programs of an endpoint for good. Its links have come, then.
+    fn attach_again(&mut self, pod: Interface<'_>) -> Result<(), AttachError> {
+        self.links.attach_pod(&mut self.programs, pod)?;
+        self.unlinked.retain(|(ifname, _)| ifname != pod.ifname);
+        Ok(())
     }
 
     fn guard_sockets(&mut self, guarded: &mut Guarded) {
         let hooks = self.options.cgroup_hooks();
         let detached: Vec<&str> = hooks
             .iter()
-            .filter(|hook| !self.links.is_on_cgroup(**hook).unwrap_or(false))
+            .filter(|hook| !self.links.is_on_cgroup(&self.programs, **hook).unwrap_or(false))
             .map(|hook| hook.program())
             .collect();
         if !detached.is_empty() {
@@ -112,17 +145,20 @@ impl Dataplane {
 
     fn guard_pod(&mut self, endpoint: &Endpoint, guarded: &mut Guarded) {
         let pod = Interface { ifname: &endpoint.host_ifname, ifindex: endpoint.host_ifindex };
-        for hook in PodHook::ALL {
-            let program = hook.program();
-            let at = format!("pod {}: {program} on {}", endpoint.pod, endpoint.host_ifname);
-            match self.links.place(&self.programs, pod, program, hook.tcx()) {
+        // A repair is of both: what each was is found out before.
+        for (hook, place) in PodHook::ALL.map(|hook| (hook, self.place_on_pod(endpoint, hook))) {
+            let at = format!("pod {}: {} on {}", endpoint.pod, hook.program(), endpoint.host_ifname);
+            match place {
                 Ok(Place::First | Place::NoInterface) => {}
                 Ok(Place::Missing) => {
-                    let repair = self.links.attach_pod(&mut self.programs, pod);
+                    let repair = self.attach_again(pod);
                     guarded.note(&format!("{at} was detached"), repair);
                 }
                 Ok(Place::Behind) => {
                     let repair = self.links.put_pod_first(&mut self.programs, pod);
+                    if repair.is_ok() {
+                        self.unlinked.retain(|(ifname, _)| ifname != pod.ifname);
+                    }
                     guarded.note(&format!("{at} was behind the program of another owner"), repair);
                 }
                 Err(error) => guarded.note(&at, Err(error)),
@@ -194,14 +230,15 @@ impl Links {
         }
     }
 
-    /// Whether a socket program is attached to the cgroup.
-    fn is_on_cgroup(&self, hook: CgroupHook) -> Result<bool, AttachError> {
+    /// Whether a socket program is attached to the cgroup, and no other one by its link.
+    fn is_on_cgroup(&self, programs: &Programs, hook: CgroupHook) -> Result<bool, AttachError> {
         let program = hook.program();
+        let ours = bpf_maps::program::info(programs.fd(program)?)?.id;
         let inode = fs::metadata(&self.cgroup).map_err(|source| self.cgroup_failed(source))?.ino();
         match bpf_maps::obj_get(&self.dir.link_path(program)) {
             Ok(link) => {
-                let target = link::info(link.as_fd(), program)?.target;
-                Ok(matches!(target, Target::Cgroup { id, .. } if id == inode))
+                let LinkInfo { prog_id, target, .. } = link::info(link.as_fd(), program)?;
+                Ok(prog_id == ours && matches!(target, Target::Cgroup { id, .. } if id == inode))
             }
             Err(error) if error.is_missing() => Ok(false),
             Err(error) => Err(error.into()),

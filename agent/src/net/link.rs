@@ -7,6 +7,24 @@ use netlink_packet_route::{
 
 use super::{NetError, Netlink};
 
+/// Whether a link carries packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkState {
+    /// Somebody set it down, or nobody up.
+    #[default]
+    Down,
+    /// Up, and nobody is at the other end, as far as the device can tell.
+    NoCarrier,
+    Running,
+}
+
+impl LinkState {
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::NoCarrier | Self::Running)
+    }
+}
+
 /// What the agent looks at in a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -15,7 +33,7 @@ pub struct Link {
     pub mac: MacAddr,
     pub mtu: u32,
     pub alias: String,
-    pub up: bool,
+    pub state: LinkState,
     pub loopback: bool,
     /// Its frames begin with an Ethernet header.
     pub ethernet: bool,
@@ -61,12 +79,22 @@ impl Netlink {
     }
 }
 
+const fn state_of(flags: LinkFlags) -> LinkState {
+    if !flags.contains(LinkFlags::Up) {
+        LinkState::Down
+    } else if flags.contains(LinkFlags::LowerUp) {
+        LinkState::Running
+    } else {
+        LinkState::NoCarrier
+    }
+}
+
 pub(super) fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
-        up: flags.contains(LinkFlags::Up),
+        state: state_of(flags),
         loopback: flags.contains(LinkFlags::Loopback),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         ..Link::default()

@@ -64,7 +64,7 @@ impl Netlink {
         Ok(Living { interfaces, foreign, pinned: Vec::new() })
     }
 
-    async fn permanent_neighbours(&self) -> Result<Vec<(u32, IpAddr, MacAddr)>, NetError> {
+    pub(super) async fn permanent_neighbours(&self) -> Result<Vec<(u32, IpAddr, MacAddr)>, NetError> {
         let message = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
         let replies = self.dump(message, "list the neighbours").await?;
         Ok(replies.into_iter().filter_map(neighbour_of).collect())

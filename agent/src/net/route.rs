@@ -1,5 +1,5 @@
 //! Routes of the host: those to the pods of other nodes are kept, all others only read.
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use agent_api::interface::NODE_ROUTE_PROTOCOL;
 use ipnetwork::IpNetwork;
@@ -9,7 +9,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-use super::{NetError, Netlink};
+use super::{NetError, Netlink, picture::Picture};
 
 /// A route to the pods of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,8 +45,10 @@ pub struct RouteReport {
     pub removed: usize,
     /// One for each route that could not be set or removed.
     pub errors: Vec<NetError>,
-    /// The destinations of those that could not be set.
+    /// The destinations of those that could not be set, or that another owner's route comes before.
     pub refused: Vec<IpNetwork>,
+    /// What was not done, and would fail again as long as nothing else changes.
+    pub left: Vec<Step>,
 }
 
 /// A route as the kernel lists it.
@@ -69,43 +71,62 @@ impl ObservedRoute {
 
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     Add(NodeRoute),
     /// In place of our own route to the same destination.
     Replace(NodeRoute),
     Remove(NodeRoute),
+    /// None: another owner's route to the same destination comes before ours, and decides.
+    Yield(NodeRoute),
 }
 
 /// What to change. Foreign routes are left alone; one that does what is wanted is as good as ours.
 fn plan(desired: &[NodeRoute], observed: &[ObservedRoute], prunable: &Scope) -> Vec<Step> {
-    let (ours, foreign): (Vec<_>, Vec<_>) =
-        observed.iter().partition(|route| route.protocol == NODE_ROUTE_PROTOCOL);
-    let is = |route: &ObservedRoute, wanted: &NodeRoute| {
-        route.destination == wanted.destination
-            && route.via == wanted.via
-            && route.unreachable == wanted.via.is_none()
-    };
+    let mut by_destination: BTreeMap<IpNetwork, Vec<&ObservedRoute>> = BTreeMap::new();
+    for route in observed {
+        by_destination.entry(route.destination).or_default().push(route);
+    }
     let mut steps = Vec::new();
     for wanted in desired {
-        let satisfied = ours.iter().chain(&foreign).any(|route| is(route, wanted));
-        if satisfied {
-            continue;
-        }
-        match ours.iter().find(|route| route.destination == wanted.destination) {
-            // The kernel does not replace a route of one kind by one of the other.
-            Some(known) if known.unreachable != wanted.via.is_none() => {
-                steps.extend([Step::Remove(known.as_ours()), Step::Add(*wanted)]);
-            }
-            Some(_) => steps.push(Step::Replace(*wanted)),
-            None => steps.push(Step::Add(*wanted)),
-        }
+        let there = by_destination.get(&wanted.destination).map_or(&[][..], Vec::as_slice);
+        steps.extend(toward(*wanted, there));
     }
-    let unwanted = ours.iter().filter(|route| {
-        !desired.iter().any(|wanted| wanted.destination == route.destination)
+    let wanted: BTreeMap<IpNetwork, &NodeRoute> =
+        desired.iter().map(|wanted| (wanted.destination, wanted)).collect();
+    let unwanted = observed.iter().filter(|route| {
+        route.protocol == NODE_ROUTE_PROTOCOL
+            && !wanted.contains_key(&route.destination)
             && prunable.holds(route.destination)
     });
     steps.extend(unwanted.map(|route| Step::Remove(route.as_ours())));
     steps
+}
+
+/// What one destination needs, whose routes are these.
+fn toward(wanted: NodeRoute, there: &[&ObservedRoute]) -> Vec<Step> {
+    let is_right =
+        |route: &ObservedRoute| route.via == wanted.via && route.unreachable == wanted.via.is_none();
+    // The kernel takes the one with the lowest metric, of those the first.
+    let decides = there.iter().min_by_key(|route| route.priority);
+    if decides.is_some_and(|route| is_right(route)) {
+        return Vec::new();
+    }
+    match there.iter().find(|route| route.protocol == NODE_ROUTE_PROTOCOL) {
+        Some(known) if is_right(known) => vec![Step::Yield(wanted)],
+        // The kernel does not replace a route of one kind by one of the other.
+        Some(known) if known.unreachable != wanted.via.is_none() => {
+            vec![Step::Remove(known.as_ours()), Step::Add(wanted)]
+        }
+        Some(_) => vec![Step::Replace(wanted)],
+        None => vec![Step::Add(wanted)],
+    }
+}
+
+impl Picture {
+    /// What is to be changed about the routes to the pods of other nodes.
+    pub(crate) fn node_route_steps(&self, desired: &[NodeRoute]) -> Vec<Step> {
+        plan(desired, &self.routes, &Scope::All)
+    }
 }
 
 impl Netlink {
@@ -125,18 +146,30 @@ impl Netlink {
                 Step::Add(route) => (route, NLM_F_EXCL),
                 Step::Replace(route) => (route, NLM_F_REPLACE),
                 Step::Remove(route) => {
-                    let removed = self.remove(route).await.map(|()| report.removed += 1);
-                    report.errors.extend(removed.err());
+                    match self.remove(route).await {
+                        Ok(()) => report.removed += 1,
+                        Err(error) => {
+                            report.errors.push(error);
+                            report.left.push(step);
+                        }
+                    }
+                    continue;
+                }
+                Step::Yield(route) => {
+                    report.refused.extend(route.via.map(|_| route.destination));
+                    report.left.push(step);
                     continue;
                 }
             };
             match self.set(route, flag).await {
                 Ok(()) => report.written += 1,
-                // Somebody else's route decides about the addresses that no pod has.
-                Err(error) if route.via.is_none() && error.errno() == Some(libc::EEXIST) => {}
                 Err(error) => {
-                    report.errors.push(error);
-                    report.refused.push(route.destination);
+                    report.left.push(step);
+                    // Somebody else's route decides about the addresses that no pod has.
+                    if route.via.is_some() || error.errno() != Some(libc::EEXIST) {
+                        report.errors.push(error);
+                        report.refused.push(route.destination);
+                    }
                 }
             }
         }
@@ -283,6 +316,18 @@ mod tests {
             "the kernel refuses the duplicate"
         );
         assert_eq!(plan(&[], &[foreign], &Scope::All), []);
+    }
+
+    #[test]
+    fn a_foreign_route_that_comes_before_ours_decides_and_one_behind_it_does_not() {
+        let ours = ObservedRoute { priority: 1024, ..observed(A.0, A.1, NODE_ROUTE_PROTOCOL) };
+        let foreign = |priority| ObservedRoute { priority, ..observed(A.0, "192.0.2.7", FOREIGN) };
+        let wanted = wanted(A.0, A.1);
+        let steps = |there: &[ObservedRoute]| plan(&[wanted], there, &Scope::All);
+        assert_eq!(steps(&[foreign(512), ours]), [Step::Yield(wanted)]);
+        assert_eq!(steps(&[foreign(1024), ours]), [Step::Yield(wanted)]);
+        assert_eq!(steps(&[ours, foreign(1024)]), []);
+        assert_eq!(steps(&[ours, foreign(2048)]), []);
     }
 
     #[test]

@@ -7,22 +7,9 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
 };
 
-use super::{NetError, Netlink, link::Link, route::ObservedRoute};
+use super::{NetError, Netlink, route::ObservedRoute};
 
 impl Netlink {
-    /// The link of a family's traffic to other nodes: the one that holds the node's address, else the one of the
-    /// default route.
-    ///
-    /// # Errors
-    /// If the kernel does not give consistent lists.
-    pub async fn uplink(&self, family: Family, node_addresses: &[IpAddr]) -> Result<Option<Link>, NetError> {
-        let (links, addresses, routes) = (self.links().await?, self.addresses().await?, self.routes().await?);
-        let index = choose(family, node_addresses, &addresses, &routes, |index| {
-            links.iter().any(|link| link.index == index && !link.loopback)
-        });
-        Ok(index.and_then(|index| links.into_iter().find(|link| link.index == index)))
-    }
-
     /// All addresses of the node, with the index of their link.
     pub(super) async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, NetError> {
         let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -31,8 +18,8 @@ impl Netlink {
     }
 }
 
-/// Pure part of [`Netlink::uplink`].
-fn choose(
+/// Which link leads to the other nodes, by its index.
+pub(super) fn choose(
     family: Family,
     node_addresses: &[IpAddr],
     addresses: &[(u32, IpAddr)],
@@ -54,7 +41,7 @@ fn choose(
     })
 }
 
-fn address_of(reply: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
+pub(super) fn address_of(reply: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
     let RouteNetlinkMessage::NewAddress(message) = reply else { return None };
     // On point-to-point links `Address` is the peer's, and `Local` ours.
     let local = message.attributes.iter().find_map(|attribute| {

@@ -1,6 +1,8 @@
 //! Looking after the programs' places on their hooks, again and again.
 use std::time::{Duration, Instant};
 
+use agent_core::model::endpoint::AttachmentId;
+
 use super::Reconciler;
 use crate::dataplane::Guarded;
 
@@ -67,6 +69,23 @@ impl Reconciler {
         if self.guard.due <= now {
             self.guard_hooks(now);
         }
+    }
+
+    /// What of an attachment is not as ADD left it, after whatever can be put right was.
+    pub(super) fn check(&mut self, attachment: &AttachmentId) -> Vec<String> {
+        self.guard_hooks(Instant::now());
+        let Some(endpoint) = self.state.endpoints().find(|endpoint| endpoint.attachment == *attachment)
+        else {
+            return vec!["the agent does not know this interface: run DEL, then ADD again".to_owned()];
+        };
+        let mut missing = self.dataplane.misplaced(endpoint);
+        if !self.dataplane.observed().has_endpoint(endpoint) {
+            missing.push(format!(
+                "pod {}: its addresses are not in the maps: see `millrace status`",
+                endpoint.pod
+            ));
+        }
+        missing
     }
 
     /// Looks at the hooks now, and puts back what is not in its place. A repair stays a problem for a while.

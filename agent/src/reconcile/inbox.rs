@@ -1,11 +1,14 @@
 //! What reaches the reconciler, in waves: whatever waits at one moment is taken in together, before the maps are
 //! brought up to date once.
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use agent_sources::source::Event;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use crate::cni_server::{CniEvent, NodeNetwork};
+use crate::{
+    cni_server::{CniEvent, NodeNetwork},
+    net::watch::Changes,
+};
 
 /// Inputs of one wave, at most.
 const MAX_WAVE: usize = 1024;
@@ -17,7 +20,7 @@ pub(crate) struct Inbox {
     pub(crate) cni: mpsc::Receiver<CniEvent>,
     pub(crate) node: watch::Sender<NodeNetwork>,
     /// Changes of the node's own network.
-    pub(crate) network: Arc<Notify>,
+    pub(crate) network: Changes,
 }
 
 /// What somebody sent.
@@ -25,13 +28,16 @@ pub(crate) struct Inbox {
 pub(super) enum Input {
     Source(Event),
     Cni(CniEvent),
+    /// Others changed the node's network.
     NetworkChanged,
+    /// Something of ours may be gone from it.
+    EntriesChanged,
 }
 
 impl Input {
     /// Whether somebody asks how things are.
     const fn is_question(&self) -> bool {
-        matches!(self, Self::Cni(CniEvent::Status { .. } | CniEvent::Health { .. }))
+        matches!(self, Self::Cni(CniEvent::Status { .. } | CniEvent::Health { .. } | CniEvent::Check { .. }))
     }
 }
 
@@ -49,7 +55,8 @@ impl Inbox {
         tokio::select! {
             event = self.source.recv() => wave.push(Input::Source(event?)),
             event = self.cni.recv() => wave.push(Input::Cni(event?)),
-            () = self.network.notified() => wave.push(Input::NetworkChanged),
+            () = self.network.surroundings.notified() => wave.push(Input::NetworkChanged),
+            () = self.network.entries.notified() => wave.push(Input::EntriesChanged),
             () = timer => {}
         }
         while wave.len() < MAX_WAVE
@@ -82,7 +89,7 @@ mod tests {
         let (events, source) = mpsc::channel(queue);
         let (cni_events, cni) = mpsc::channel(queue);
         let (node, _) = watch::channel(NodeNetwork::default());
-        (events, cni_events, Inbox { source, cni, node, network: Arc::default() })
+        (events, cni_events, Inbox { source, cni, node, network: Changes::default() })
     }
 
     fn event() -> Event {

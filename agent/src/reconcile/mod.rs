@@ -17,13 +17,13 @@ mod routes;
 mod services;
 mod status;
 mod takeover;
+mod upkeep;
 mod vitals;
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use agent_core::{
     model::{
-        Family,
         endpoint::Endpoint,
         node::{Node, Services},
     },
@@ -45,6 +45,7 @@ use self::{
     host_path::HostPaths,
     inbox::Input,
     network::Network,
+    upkeep::Upkeep,
     vitals::{Noted, Rendered},
 };
 pub(crate) use self::{inbox::Inbox, services::remembered};
@@ -68,6 +69,7 @@ pub(crate) struct Reconciler {
     dataplane: Dataplane,
     netlink: Netlink,
     network: Network,
+    upkeep: Upkeep,
     attachments: Attachments,
     guard: HookGuard,
     firewall: FirewallWatch,
@@ -120,7 +122,8 @@ impl Reconciler {
             state: ClusterState::default(),
             node: NodeConfig { node_name: config.node_name.clone(), ..NodeConfig::default() },
             dataplane,
-            network: Network::new(netlink.clone(), config, problems.clone()),
+            network: Network::new(config, problems.clone()),
+            upkeep: Upkeep::new(Instant::now()),
             netlink,
             attachments: Attachments::default(),
             guard: HookGuard::new(Instant::now()),
@@ -157,16 +160,11 @@ impl Reconciler {
     /// Runs until the other ends are gone.
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         loop {
-            let retries = [
-                self.backoff.due(),
-                self.network.due(),
-                self.services_retry.due(),
-                self.takeover_retry.due(),
-                self.links_due,
-            ];
-            let files =
-                [self.catalog.due(), self.cni_conf.due(), Some(self.guard.due), Some(self.firewall.due)];
-            let due = retries.into_iter().chain(files).flatten().min();
+            let retries =
+                [self.backoff.due(), self.services_retry.due(), self.takeover_retry.due(), self.links_due];
+            let files = [self.catalog.due(), self.cni_conf.due()];
+            let looks = [self.upkeep.due, self.guard.due, self.firewall.due].map(Some);
+            let due = retries.into_iter().chain(files).chain(looks).flatten().min();
             let Some(wave) = inbox.wave(due).await else { return };
             let begun = Instant::now();
             self.noted.begin(begun);
@@ -174,11 +172,12 @@ impl Reconciler {
                 match input {
                     Input::Source(event) => self.take_event(event),
                     Input::Cni(event) => self.take_cni_event(event),
-                    Input::NetworkChanged => self.network.look_again(Instant::now()),
+                    Input::NetworkChanged => self.upkeep.surroundings_changed(Instant::now()),
+                    Input::EntriesChanged => self.upkeep.entries_changed(Instant::now()),
                 }
             }
             self.noted.took(Phase::Take, begun.elapsed());
-            self.follow_own_node().await;
+            self.keep_network().await;
             self.reconcile().await;
             self.remember_departed();
             self.note_own_node();
@@ -217,6 +216,7 @@ impl Reconciler {
                 match self.dataplane.attach(&endpoint) {
                     Ok(()) => {
                         self.postpone_links();
+                        self.upkeep.spare(&endpoint, Instant::now());
                         self.attachments.wait(endpoint.attachment.clone(), done);
                         self.update(Update::Endpoint(Change::Apply(endpoint)));
                     }
@@ -231,6 +231,9 @@ impl Reconciler {
                 }
                 self.attachments.leave(endpoint, done);
                 self.update(Update::Endpoint(Change::Delete(attachment)));
+            }
+            CniEvent::Check { attachment, reply } => {
+                let _unheard = reply.send(self.check(&attachment));
             }
             CniEvent::Status { reply } => {
                 // Who asked may be gone.
@@ -251,35 +254,6 @@ impl Reconciler {
         let changed = self.state.apply(update);
         self.routes_due |= is_node && !changed.routes.is_empty();
         self.pending.extend(changed);
-    }
-
-    /// Chooses the uplinks when this node's object is known, and again when it or the network changes. Comes before the first
-    /// rendering: without uplinks every route would go.
-    async fn follow_own_node(&mut self) {
-        let own = self.state.node(&self.node.node_name);
-        let is_due = self.network.due().is_some_and(|due| due <= Instant::now());
-        if !self.state.is_synced() || (self.own.as_ref() == own && self.uplinks_chosen && !is_due) {
-            return;
-        }
-        self.own = own.cloned();
-        let addresses = self.own.as_ref().map(|node| node.addresses.clone()).unwrap_or_default();
-        let cidrs = self.own.iter().flat_map(|node| &node.pod_cidrs);
-        let families: Vec<Family> = cidrs.map(|cidr| Family::of(cidr.network())).collect();
-        let before = self.node.clone();
-        let has_peers = self.state.nodes().len() > 1;
-        match self.network.find_uplinks(&addresses, &families, has_peers, &mut self.node).await {
-            Ok(mtu) => self.mtu = mtu,
-            // Reported, and tried again.
-            Err(_) => return,
-        }
-        self.uplinks_chosen = true;
-        self.routes_due = true;
-        self.host_paths.look_again();
-        self.network.attach(&mut self.dataplane);
-        if self.node != before {
-            tracing::info!("{}", self.network.uplinks_in_words(&self.node));
-            self.pending.extend(self.every_route());
-        }
     }
 
     fn every_route(&self) -> Changed {

@@ -1,8 +1,5 @@
 //! What the host's own network needs besides the maps and the routes: uplinks and forwarding.
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::net::IpAddr;
 
 use agent_core::{model::Family, render::NodeConfig};
 
@@ -10,17 +7,15 @@ use crate::{
     config::Config,
     dataplane::Dataplane,
     health::Problems,
-    net::{NetError, Netlink, link::Link, sysctl::Sysctls},
+    net::{
+        link::{Link, LinkState},
+        picture::Picture,
+        sysctl::Sysctls,
+    },
     telemetry::chain,
 };
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
-/// When an uplink that was not there is looked for again.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// Changes come in groups: how long the first one waits for the others.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// What problems with the uplinks are filed under.
 const SUBJECT: &str = "uplink";
@@ -31,81 +26,76 @@ const PROGRAM_SUBJECT: &str = "programs of uplinks";
 /// The host's network.
 #[derive(Debug)]
 pub(super) struct Network {
-    netlink: Netlink,
     sysctls: Sysctls,
     /// `--uplink`.
     wanted: Option<String>,
     problems: Problems,
-    retry: Option<Instant>,
     /// Those that were found last.
     uplinks: Vec<Link>,
     /// Whether those that are Ethernet have their programs.
     is_attached: bool,
+    /// What is wrong with the uplinks.
+    unmet: Vec<String>,
+}
+
+/// What the cluster says about this node's part of the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) pod_families: Vec<Family>,
+    /// There are other nodes.
+    pub(super) has_peers: bool,
 }
 
 impl Network {
-    pub(super) fn new(netlink: Netlink, config: &Config, problems: Problems) -> Self {
+    pub(super) fn new(config: &Config, problems: Problems) -> Self {
         let sysctls = Sysctls::at(&config.proc_sys, &config.state_dir);
         let wanted = config.uplink.clone();
-        Self { netlink, sysctls, wanted, problems, retry: None, uplinks: Vec::new(), is_attached: false }
-    }
-
-    /// When to look again; `None` when nothing is missing.
-    pub(super) const fn due(&self) -> Option<Instant> {
-        self.retry
-    }
-
-    /// Something changed: looks again soon.
-    pub(super) fn look_again(&mut self, now: Instant) {
-        let soon = now + SETTLE;
-        self.retry = Some(self.retry.map_or(soon, |due| due.min(soon)));
+        Self { sysctls, wanted, problems, uplinks: Vec::new(), is_attached: false, unmet: Vec::new() }
     }
 
     /// Finds the uplinks, and makes the host forward what it needs to. Returns the largest MTU that fits all of
     /// them, when there is one.
-    pub(super) async fn find_uplinks(
+    pub(super) fn find_uplinks(
         &mut self,
-        addresses: &[IpAddr],
-        pod_families: &[Family],
-        has_peers: bool,
+        picture: &Picture,
+        role: &Role,
         node: &mut NodeConfig,
-    ) -> Result<Option<u32>, NetError> {
-        self.retry = Some(Instant::now() + RETRY);
+    ) -> Option<u32> {
+        let found = FAMILIES.map(|family| (family, self.uplink(picture, family, &role.addresses)));
         let mut mtu = None;
         let mut uplinks: Vec<Link> = Vec::new();
-        for family in FAMILIES {
-            let link = self.uplink(family, addresses).await.inspect_err(|error| {
-                self.problems.report(SUBJECT, &chain(error));
-            })?;
-            if pod_families.contains(&family) {
-                self.forward(family, link.as_ref());
+        for (family, link) in found {
+            if role.pod_families.contains(&family) {
+                self.forward(family, link);
             }
-            mtu = link.iter().map(|link| link.mtu).chain(mtu).min();
-            let index = link.as_ref().map(|link| link.index);
+            mtu = link.into_iter().map(|link| link.mtu).chain(mtu).min();
+            let index = link.map(|link| link.index);
             match family {
                 Family::V4 => node.uplink_v4 = index,
                 Family::V6 => node.uplink_v6 = index,
             }
-            uplinks.extend(link.filter(|link| uplinks.iter().all(|known| known.index != link.index)));
-        }
-        self.uplinks = uplinks;
-        if node.uplink_v4.or(node.uplink_v6).is_some() {
-            self.problems.resolve(SUBJECT);
-            self.retry = None;
-            return Ok(mtu);
+            let is_new = |link: &&Link| uplinks.iter().all(|known| known.index != link.index);
+            uplinks.extend(link.filter(is_new).cloned());
         }
         // A node alone needs none.
-        if has_peers || self.wanted.is_some() {
-            let sentence = self.wanted.as_ref().map_or_else(
-                || {
-                    "no interface has an address of this node or a default route; name one with --uplink"
-                        .to_owned()
-                },
-                |name| format!("there is no interface {name}; correct --uplink"),
-            );
-            self.problems.report(SUBJECT, &sentence);
+        self.unmet = if role.has_peers || self.wanted.is_some() {
+            flaws(found, &role.addresses, self.wanted.as_deref())
+        } else {
+            Vec::new()
+        };
+        self.uplinks = uplinks;
+        if self.unmet.is_empty() {
+            self.problems.resolve(SUBJECT);
+        } else {
+            self.problems.report(SUBJECT, &self.unmet.join("; "));
         }
-        Ok(mtu)
+        mtu
+    }
+
+    /// What is wrong with the uplinks: one sentence each.
+    pub(super) fn unmet(&self) -> impl Iterator<Item = String> {
+        self.unmet.iter().map(|sentence| format!("{SUBJECT}: {sentence}"))
     }
 
     /// Which uplink each family has, as people name it.
@@ -120,8 +110,8 @@ impl Network {
         words.join(", ")
     }
 
-    /// Puts the programs of uplinks where they belong.
-    pub(super) fn attach(&mut self, dataplane: &mut Dataplane) {
+    /// Puts the programs of uplinks where they belong. Whether they are there.
+    pub(super) fn attach(&mut self, dataplane: &mut Dataplane) -> bool {
         let (ethernet, others): (Vec<&Link>, Vec<&Link>) =
             self.uplinks.iter().partition(|link| link.ethernet);
         let places = ethernet.iter().map(|link| (link.name.clone(), link.index)).collect();
@@ -139,13 +129,13 @@ impl Network {
         self.is_attached = attached.is_ok();
         if let Err(error) = attached {
             sentences.push(format!("{}; trying again", chain(&error)));
-            self.retry = Some(Instant::now() + RETRY);
         }
         if sentences.is_empty() {
             self.problems.resolve(PROGRAM_SUBJECT);
         } else {
             self.problems.report(PROGRAM_SUBJECT, &sentences.join("; "));
         }
+        self.is_attached
     }
 
     /// The uplink of this index, if it has its programs.
@@ -162,10 +152,10 @@ impl Network {
         self.uplinks.iter().filter(|link| !link.ethernet).map(|link| link.name.clone()).collect()
     }
 
-    async fn uplink(&self, family: Family, addresses: &[IpAddr]) -> Result<Option<Link>, NetError> {
+    fn uplink<'a>(&self, picture: &'a Picture, family: Family, addresses: &[IpAddr]) -> Option<&'a Link> {
         match &self.wanted {
-            Some(name) => self.netlink.link(name).await,
-            None => self.netlink.uplink(family, addresses).await,
+            Some(name) => picture.link(name),
+            None => picture.uplink(family, addresses),
         }
     }
 
@@ -180,5 +170,74 @@ impl Network {
             }
             Err(error) => self.problems.report(&subject, &chain(&error)),
         }
+    }
+}
+
+/// What is wrong with the uplinks that were found, or not: a sentence each.
+fn flaws(
+    found: [(Family, Option<&Link>); 2],
+    node_addresses: &[IpAddr],
+    wanted: Option<&str>,
+) -> Vec<String> {
+    let is_none = found.iter().all(|(_, link)| link.is_none());
+    let of_family = |(family, link): (Family, Option<&Link>)| match link {
+        Some(Link { name, state: LinkState::Down, .. }) => {
+            Some(format!("{name} is down, and with it the way to the other nodes: `ip link set {name} up`"))
+        }
+        Some(Link { name, state: LinkState::NoCarrier, .. }) => Some(format!(
+            "{name} has no carrier, so that nothing reaches the other nodes: check what it is connected to"
+        )),
+        Some(_) => None,
+        None if is_none => Some(wanted.map_or_else(
+            || {
+                "no interface has an address of this node or a default route; name one with --uplink"
+                    .to_owned()
+            },
+            |name| format!("there is no interface {name}; correct --uplink"),
+        )),
+        None => {
+            let address = node_addresses.iter().find(|address| Family::of(**address) == family)?;
+            Some(format!(
+                "no interface has this node's address {address}, and there is no default route of {family}: set one of \
+                 them again, or name an interface with --uplink"
+            ))
+        }
+    };
+    let mut sentences: Vec<String> = found.into_iter().filter_map(of_family).collect();
+    sentences.dedup();
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(state: LinkState) -> Link {
+        Link { name: "eth0".to_owned(), index: 2, state, ..Link::default() }
+    }
+
+    fn sentences(v4: Option<&Link>, v6: Option<&Link>, addresses: &[&str]) -> Vec<String> {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        flaws([(Family::V4, v4), (Family::V6, v6)], &addresses, None)
+    }
+
+    #[test]
+    fn an_uplink_that_carries_nothing_is_named_once() {
+        let [good, dead, down] = [LinkState::Running, LinkState::NoCarrier, LinkState::Down].map(link);
+        assert_eq!(sentences(Some(&good), Some(&good), &["192.0.2.1"]), [""; 0]);
+        for (bad, what) in [(&dead, "no carrier"), (&down, "is down")] {
+            let said = sentences(Some(bad), Some(bad), &[]);
+            assert!(matches!(&said[..], [one] if one.contains("eth0") && one.contains(what)), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_family_without_an_uplink_is_missed_where_the_node_has_an_address_of_it() {
+        let good = link(LinkState::Running);
+        assert_eq!(sentences(Some(&good), None, &["192.0.2.1"]), [""; 0]);
+        let said = sentences(Some(&good), None, &["192.0.2.1", "2001:db8::1"]);
+        assert!(matches!(&said[..], [one] if one.contains("2001:db8::1")), "{said:?}");
+        let said = sentences(None, None, &["192.0.2.1", "2001:db8::1"]);
+        assert!(matches!(&said[..], [one] if one.contains("--uplink")), "{said:?}");
     }
 }

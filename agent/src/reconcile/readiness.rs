@@ -24,6 +24,10 @@ impl Reconciler {
         if unmet.is_empty() && self.cni_conf.is_awaited() {
             unmet.push("the CNI configuration is not written yet".to_owned());
         }
+        // Pods are served nonetheless: they reach each other, and what is wrong may need one of them to be put right.
+        if self.state.is_synced() {
+            unmet.extend(self.network.unmet().chain(self.upkeep.unmet()));
+        }
         unmet
     }
 

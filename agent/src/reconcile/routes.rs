@@ -1,8 +1,9 @@
 //! Routes to the pods of other nodes: the host's own, and what the maps may promise.
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use agent_core::{
     entry::{Route, Way},
+    model::Family,
     render::{self, NodeConfig},
 };
 use ipnetwork::IpNetwork;
@@ -13,7 +14,7 @@ use crate::{
     net::{
         NetError, Netlink,
         next_hop::NextHop,
-        route::{NodeRoute, Scope},
+        route::{NodeRoute, Scope, Step},
     },
     telemetry::chain,
 };
@@ -40,10 +41,18 @@ impl Reconciler {
         let wanted: BTreeMap<IpNetwork, Route> =
             desired.into_iter().filter_map(|(cidr, route)| Some((cidr, route?))).collect();
         let own = self.own.as_ref().map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
-        let detours = match sync(&self.netlink, &wanted, own, &self.problems).await {
-            Ok(detours) => detours,
-            Err(error) => return self.problems.report(SUBJECT, &chain(&error)),
-        };
+        let Synced { detours, direct, left, unmet, is_refused } =
+            match sync(&self.netlink, &wanted, own, &self.problems).await {
+                Ok(synced) => synced,
+                Err(error) => {
+                    self.upkeep.try_again(Instant::now());
+                    return self.problems.report(SUBJECT, &chain(&error));
+                }
+            };
+        self.upkeep.routes_set(direct, left, unmet);
+        if is_refused {
+            self.upkeep.try_again(Instant::now());
+        }
         let known = &self.node.detours;
         let changed: Vec<IpNetwork> =
             wanted.keys().copied().filter(|cidr| known.get(cidr) != detours.get(cidr)).collect();
@@ -75,13 +84,26 @@ impl Reconciler {
     }
 }
 
+/// What became of the host's routes.
+struct Synced {
+    detours: Detours,
+    /// The routes that the host is to have.
+    direct: Vec<NodeRoute>,
+    /// What of them could not be set.
+    left: Vec<Step>,
+    /// What keeps packets from other nodes' pods, as far as it is this node's fault.
+    unmet: Vec<String>,
+    /// The kernel did not do what it should.
+    is_refused: bool,
+}
+
 /// Sets the host's routes, those to nobody in the pod CIDRs of this node among them, and finds out about the pod CIDRs whose node is not on the uplink's link.
 async fn sync(
     netlink: &Netlink,
     wanted: &BTreeMap<IpNetwork, Route>,
     own: &[IpNetwork],
     problems: &Problems,
-) -> Result<Detours, NetError> {
+) -> Result<Synced, NetError> {
     let mut direct: Vec<NodeRoute> =
         own.iter().map(|cidr| NodeRoute { destination: *cidr, via: None }).collect();
     let mut others = Vec::new();
@@ -107,24 +129,52 @@ async fn sync(
             Some((*cidr, route.way.next_hop()?, route.ifindex))
         })
         .collect();
-    let mut sentences: Vec<String> = report.errors.iter().map(|error| chain(error)).collect();
+    let is_taken = |error: &NetError| error.errno() == Some(libc::EEXIST);
+    let (taken, failed): (Vec<&NetError>, Vec<&NetError>) =
+        report.errors.iter().partition(|error| is_taken(error));
+    let mut unmet: Vec<String> = failed.iter().map(|error| chain(error)).collect();
+    let mut sentences: Vec<String> = taken.iter().map(|error| chain(error)).collect();
     let mut detours = Detours::new();
+    let mut lost: Vec<IpNetwork> = Vec::new();
     for (cidr, node, uplink) in others.into_iter().chain(refused) {
         let found = netlink.next_hop(first_host(cidr)).await?;
-        if found.is_none() {
-            sentences.push(format!(
-                "no route leads to the pods in {cidr}: their node {node} is on no link of this node; give the host a \
-                 route to {cidr}, or a default route by a router that has one"
-            ));
+        let is_near = direct.iter().any(|route| route.destination == cidr);
+        match (found, is_near) {
+            (None, true) => unmet.push(format!(
+                "another route leads the pods in {cidr} nowhere, whose node {node} is on a link of this node: remove it"
+            )),
+            (None, false) => {
+                lost.push(cidr);
+                sentences.push(format!(
+                    "no route leads to the pods in {cidr}: their node {node} is on no link of this node; give the host a \
+                     route to {cidr}, or a default route by a router that has one"
+                ));
+            }
+            (Some(_), _) => {}
         }
         detours.insert(cidr, way(found, uplink));
     }
+    let pods: Vec<IpNetwork> = wanted.keys().copied().collect();
+    unmet.extend(cut_off(&pods, &lost));
+    sentences.extend(unmet.iter().cloned());
     if sentences.is_empty() {
         problems.resolve(SUBJECT);
     } else {
         problems.report(SUBJECT, &sentences.join("; "));
     }
-    Ok(detours)
+    let is_refused = !failed.is_empty();
+    Ok(Synced { detours, direct, left: report.left, unmet, is_refused })
+}
+
+/// A sentence for each family of which no other node's pods can be reached. One node that cannot be is not this node's
+/// fault: a wrong address in one object would make every node of the cluster unready at once.
+fn cut_off(wanted: &[IpNetwork], lost: &[IpNetwork]) -> Vec<String> {
+    let of = |family| {
+        let mut pods = wanted.iter().filter(|cidr| Family::of(cidr.network()) == family).peekable();
+        let is_cut_off = pods.peek().is_some() && pods.all(|cidr| lost.contains(cidr));
+        is_cut_off.then(|| format!("no route leads to any other node's pods of {family}"))
+    };
+    [Family::V4, Family::V6].into_iter().filter_map(of).collect()
 }
 
 /// What the programs may do on their own: send to the gateway that the stack would send to, on the uplink.
@@ -154,6 +204,19 @@ mod tests {
         assert_eq!(way(hop(UPLINK + 1, Some(gateway)), UPLINK), Way::Stack, "another interface");
         assert_eq!(way(hop(UPLINK, None), UPLINK), Way::Stack, "the stack asks for each pod's neighbour");
         assert_eq!(way(None, UPLINK), Way::Stack, "nowhere");
+    }
+
+    #[test]
+    fn a_node_is_cut_off_when_no_other_node_of_a_family_can_be_reached() {
+        let cidrs =
+            |texts: &[&str]| -> Vec<IpNetwork> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let wanted = cidrs(&["10.1.0.0/24", "10.2.0.0/24", "fd01::/64"]);
+        let sentences = |lost: &[&str]| cut_off(&wanted, &cidrs(lost));
+        assert_eq!(sentences(&[]), [""; 0]);
+        assert_eq!(sentences(&["10.1.0.0/24"]), [""; 0]);
+        assert!(matches!(&sentences(&["fd01::/64", "10.1.0.0/24"])[..], [v6] if v6.ends_with("IPv6")));
+        assert!(matches!(&sentences(&["10.2.0.0/24", "10.1.0.0/24"])[..], [v4] if v4.ends_with("IPv4")));
+        assert_eq!(cut_off(&[], &[]), [""; 0], "a node alone");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 const BUCKETS: [f64; 6] = [0.005, 0.02, 0.1, 0.5, 2.0, 10.0];
 
 /// What is asked. The first three are ADD and DEL, whose time matters.
-const NAMES: [&str; 7] = ["reserve", "attach", "detach", "status", "health", "applied", "names"];
+const NAMES: [&str; 8] = ["reserve", "attach", "detach", "status", "health", "applied", "names", "check"];
 const TIMED: usize = 3;
 
 /// How it ended.
@@ -44,6 +44,7 @@ impl Asked {
             Request::Health => 4,
             Request::Applied => 5,
             Request::Names => 6,
+            Request::Check { .. } => 7,
         })
     }
 }

@@ -18,7 +18,8 @@ fn the_uplink_of_each_family_is_the_holder_of_the_address_or_of_the_default_rout
         ip("route add default via 192.0.2.254");
         let name = async |family, address: &str| {
             let addresses = [address.parse().unwrap()];
-            netlink.uplink(family, &addresses).await.expect("an answer").map(|link| (link.name, link.mtu))
+            let picture = netlink.picture().await.expect("a picture");
+            picture.uplink(family, &addresses).map(|link| (link.name.clone(), link.mtu))
         };
         assert_eq!(name(Family::V4, "198.51.100.1").await, Some(("second".into(), 9000)));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! CHECK: the interface is as ADD left it, and the agent looks after it.
+//! CHECK: the interface is as ADD left it, and the programs are on it.
 use agent_api::{Attachment, interface::host_ifname};
 
 use super::{host_link, open_host, refused, require_version};
@@ -32,7 +32,10 @@ pub(crate) fn check(environment: &Environment, conf: &NetConf) -> Result<(), Err
         .map_err(|cause| refused("cannot open a netlink socket in the pod", &cause))?;
     check_pod(&mut pod, &attachment, &result, &ours)?;
     check_host(&attachment, &ours)?;
-    Agent::new(conf).health().map(drop)
+    match &Agent::new(conf).check(&attachment)?[..] {
+        [] => Ok(()),
+        missing => Err(wrong(missing.join("; "))),
+    }
 }
 
 fn wrong(message: String) -> Error {

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use agent_api::{SERVED_NAME, SOCKET_NAME};
+use agent_api::{Request, SERVED_NAME, SOCKET_NAME};
 use serde_json::json;
 
 use crate::{fake_agent::OnAttach, node::Node};
@@ -43,6 +43,23 @@ fn check_finds_what_was_damaged_and_nothing_else() {
             assert!(answer.message().contains(named), "{damage}: {}", answer.message());
         }
     }
+}
+
+#[test]
+fn check_fails_for_what_the_agent_misses() {
+    let (node, agent) = Node::with_agent(OnAttach::Succeed);
+    let mut config = node.config();
+    config["prevResult"] = node.call("ADD").json;
+    node.call_with_config("CHECK", &config).assert_success();
+    let asked = agent.requests();
+    assert!(
+        matches!(asked.last(), Some(Request::Check { attachment }) if attachment.ifname == "eth0"),
+        "{asked:?}"
+    );
+    agent.miss("pod default/web: from_pod is not attached");
+    let answer = node.call_with_config("CHECK", &config);
+    assert_eq!(answer.code(), 102);
+    assert!(answer.message().contains("from_pod is not attached"), "{}", answer.message());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use agent_api::{Envelope, Error, ErrorKind, Health, Network, Reply, Request, SOCKET_NAME};
+use agent_api::{Checked, Envelope, Error, ErrorKind, Health, Network, Reply, Request, SOCKET_NAME};
 
 /// What the fake answers to `Attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub(crate) enum OnAttach {
 pub(crate) struct FakeAgent {
     requests: Arc<Mutex<Vec<Request>>>,
     refusing: Arc<Mutex<Vec<String>>>,
+    missing: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeAgent {
@@ -27,15 +28,21 @@ impl FakeAgent {
             UnixListener::bind(runtime_dir.join(SOCKET_NAME)).expect("binding the fake agent's socket");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let refusing = Arc::new(Mutex::new(Vec::new()));
-        let (seen, refused) = (Arc::clone(&requests), Arc::clone(&refusing));
+        let missing = Arc::new(Mutex::new(Vec::new()));
+        let (seen, refused, missed) = (Arc::clone(&requests), Arc::clone(&refusing), Arc::clone(&missing));
         // Ends with the test process: the listener has no other end.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.expect("accepting a connection of the plugin");
-                answer(stream, on_attach, &seen, &refused);
+                answer(stream, on_attach, &seen, &refused, &missed);
             }
         });
-        Self { requests, refusing }
+        Self { requests, refusing, missing }
+    }
+
+    /// From now on the agent misses something of every attachment.
+    pub(crate) fn miss(&self, what: &str) {
+        self.missing.lock().expect("the fake agent panicked").push(what.to_owned());
     }
 
     /// From now on the agent would refuse a pod.
@@ -57,6 +64,7 @@ fn answer(
     on_attach: OnAttach,
     seen: &Mutex<Vec<Request>>,
     refusing: &Mutex<Vec<String>>,
+    missing: &Mutex<Vec<String>>,
 ) {
     let mut line = String::new();
     BufReader::new(&stream).read_line(&mut line).expect("reading the plugin's request");
@@ -74,6 +82,10 @@ fn answer(
         }),
         Request::Attach { .. } => Reply::Attached,
         Request::Detach { .. } => Reply::Detached,
+        Request::Check { .. } => {
+            let missing = missing.lock().expect("the test panicked").clone();
+            Reply::Checked(Checked { missing })
+        }
         Request::Status => Reply::Status(Box::default()),
         Request::Names => Reply::Named,
         Request::Applied => Reply::Applied(agent_api::Applied::default()),

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent_api::{API_VERSION, Envelope, Health, Reply, Request, SOCKET_NAME, Status, client};
+use agent_api::{API_VERSION, Attachment, Envelope, Health, Reply, Request, SOCKET_NAME, Status, client};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
@@ -203,6 +203,15 @@ impl Node {
         let reply = client::call(&path, Request::Health, PATIENCE).context("ask the agent for its health")?;
         let Reply::Health(health) = reply else { bail!("the agent answered {reply:?}") };
         Ok(health)
+    }
+
+    /// Asks the agent what of an attachment is not in its place.
+    pub fn check(&self, attachment: &Attachment) -> Result<Vec<String>> {
+        let path = self.runtime_dir().join(SOCKET_NAME);
+        let request = Request::Check { attachment: attachment.clone() };
+        let reply = client::call(&path, request, PATIENCE).context("ask the agent about an attachment")?;
+        let Reply::Checked(checked) = reply else { bail!("the agent answered {reply:?}") };
+        Ok(checked.missing)
     }
 
     /// Ends the agent at once, without a chance to clean up.

@@ -119,7 +119,7 @@ impl Stage {
 
 /// Attaches a foreign program before all others where packets enter an interface. It passes everything, and its verdict
 /// is final.
-fn pass_everything_before(node: &Node, ifname: &str) -> Result<Ebpf> {
+pub(crate) fn pass_everything_before(node: &Node, ifname: &str) -> Result<Ebpf> {
     pass_everything(node, ifname, TcAttachOptions::TcxOrder(LinkOrder::first()))
 }
 
