@@ -43,6 +43,8 @@ fn a_backend_that_terminates_keeps_its_datagrams_for_as_long_as_it_serves() -> R
     let datagrams = open_all(&clients, &UDP, frontends)?;
     let connections = open_all(&clients, &[Transport::Tcp], frontends)?;
     let all_stay = || datagrams.iter().chain(&connections).try_for_each(|(_, held)| stays(held));
+    // A second exchange each: conversations, which stay. A question that was answered leaves after three seconds.
+    all_stay()?;
     let leaving = pods[0].probe().name().to_owned();
     let terminate = |serving| {
         topology.control_plane.update_pod(pods[0].namespace(), pods[0].name(), |_, status| {
@@ -102,6 +104,7 @@ fn a_traffic_policy_takes_no_datagrams_from_a_backend_that_serves() -> Result<()
     let client = topology.add_pod(PodSpec::new("default", "client"))?;
     let clients = [topology.node(0).host(), client.probe()];
     let held = open_all(&clients, &UDP, frontends)?;
+    held.iter().try_for_each(|(_, held)| stays(held))?;
     let mut spec = ServiceSpec::new("default", "web")
         .select("app", "web")
         .port(Protocol::Tcp, PORT, TARGET_PORT)

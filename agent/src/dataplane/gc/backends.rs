@@ -14,8 +14,8 @@ use crate::dataplane::maps::Maps;
 pub(super) trait Tables {
     fn frontend(&self, frontend: Frontend) -> Result<Option<FrontendValue>, Error>;
 
-    /// The backends in the slots that a frontend of this address names: those to choose from, and those that keep their flows.
-    fn range(&self, addr: IpAddr, value: FrontendValue) -> Result<HashSet<SocketAddr>, Error>;
+    /// The backends in so many slots from a first one on, of a frontend of this address.
+    fn range(&self, addr: IpAddr, start: u32, count: u32) -> Result<HashSet<SocketAddr>, Error>;
 }
 
 impl Tables for Maps {
@@ -25,12 +25,22 @@ impl Tables for Maps {
         Ok(value.and_then(|value| entry::frontend_value(&value)))
     }
 
-    fn range(&self, addr: IpAddr, value: FrontendValue) -> Result<HashSet<SocketAddr>, Error> {
+    fn range(&self, addr: IpAddr, start: u32, count: u32) -> Result<HashSet<SocketAddr>, Error> {
         let array = if addr.is_ipv4() { MapId::BACKENDS_V4 } else { MapId::BACKENDS_V6 };
-        let slots = self.slots(array, value.backends_start, value.slots())?;
+        let slots = self.slots(array, start, count)?;
         let backends = slots.iter().filter_map(|(_, slot)| Backend::from_bytes(slot));
         Ok(backends.map(|backend| SocketAddr::new(backend.addr, backend.port)).collect())
     }
+}
+
+/// What a backend is to a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// New flows may go there.
+    Chosen,
+    /// It serves the flows that it has, and gets no new ones.
+    Kept,
+    Gone,
 }
 
 /// The backends of the frontends that were asked for, remembered during one portion of a sweep.
@@ -44,7 +54,20 @@ pub(super) struct Backends<'a, T> {
 #[derive(Debug)]
 struct Known {
     value: Option<FrontendValue>,
-    backends: HashSet<SocketAddr>,
+    chosen: HashSet<SocketAddr>,
+    kept: HashSet<SocketAddr>,
+}
+
+impl Known {
+    fn standing(&self, backend: SocketAddr) -> Standing {
+        if self.chosen.contains(&backend) {
+            Standing::Chosen
+        } else if self.kept.contains(&backend) {
+            Standing::Kept
+        } else {
+            Standing::Gone
+        }
+    }
 }
 
 impl<'a, T: Tables> Backends<'a, T> {
@@ -52,37 +75,46 @@ impl<'a, T: Tables> Backends<'a, T> {
         Self { tables, known: HashMap::new() }
     }
 
-    /// Whether a frontend has a backend, if only for the flows that it has. Before a "no" the frontend is looked up once more, because the agent may have
+    /// What a backend is to a frontend. Before a "no" the frontend is looked up once more, because the agent may have
     /// added the backend, and a flow may have chosen it, since. The range is read again only if the frontend names
     /// another one: a range is written before a frontend names it, never changed while one does, and not used again for
     /// a while after, so these slots belong together.
-    pub(super) fn has(
+    pub(super) fn standing(
         &mut self,
         frontend: SocketAddr,
         proto: u8,
         backend: SocketAddr,
-    ) -> Result<bool, Error> {
+    ) -> Result<Standing, Error> {
         let addr = frontend.ip();
         let key = Frontend::cluster(addr, frontend.port(), proto);
         let slot = self.known.entry(key);
-        if let Entry::Occupied(known) = &slot
-            && known.get().backends.contains(&backend)
-        {
-            return Ok(true);
+        if let Entry::Occupied(known) = &slot {
+            let standing = known.get().standing(backend);
+            if standing != Standing::Gone {
+                return Ok(standing);
+            }
         }
         let value = self.tables.frontend(key)?;
         if let Entry::Occupied(known) = &slot
             && known.get().value == value
         {
-            return Ok(false);
+            return Ok(Standing::Gone);
         }
-        let backends = match value {
-            Some(value) => self.tables.range(addr, value)?,
-            None => HashSet::new(),
+        let range = |start, count: u16| match count {
+            0 => Ok(HashSet::new()),
+            count => self.tables.range(addr, start, count.into()),
         };
-        let has = backends.contains(&backend);
-        slot.insert_entry(Known { value, backends });
-        Ok(has)
+        let known = match value {
+            Some(of) => Known {
+                value,
+                chosen: range(of.backends_start, of.backends_count)?,
+                kept: range(of.kept_start(), of.kept_count)?,
+            },
+            None => Known { value, chosen: HashSet::new(), kept: HashSet::new() },
+        };
+        let standing = known.standing(backend);
+        slot.insert_entry(known);
+        Ok(standing)
     }
 }
 
@@ -128,12 +160,20 @@ mod tests {
             Ok(Some(self.range.borrow().0))
         }
 
-        fn range(&self, _: IpAddr, value: FrontendValue) -> Result<HashSet<SocketAddr>, Error> {
+        fn range(&self, _: IpAddr, start: u32, count: u32) -> Result<HashSet<SocketAddr>, Error> {
             self.ranges.set(self.ranges.get() + 1);
-            assert_eq!(value, self.range.borrow().0);
-            Ok(self.range.borrow().1.clone())
+            let (value, backends) = &*self.range.borrow();
+            if start == value.kept_start() {
+                assert_eq!(count, u32::from(value.kept_count));
+                return Ok(HashSet::from([backend(KEPT)]));
+            }
+            assert_eq!((start, count), (value.backends_start, u32::from(value.backends_count)));
+            Ok(backends.clone())
         }
     }
+
+    /// The port of the backend that only keeps its flows.
+    const KEPT: u16 = 60_000;
 
     fn value(backends_start: u32) -> FrontendValue {
         FrontendValue {
@@ -159,7 +199,7 @@ mod tests {
         let tables = Counted::new(1..=1000);
         let mut backends = Backends::new(&tables);
         for port in 2001..=22_000 {
-            assert!(!backends.has(frontend(), proto::UDP, backend(port)).unwrap());
+            assert_eq!(backends.standing(frontend(), proto::UDP, backend(port)).unwrap(), Standing::Gone);
         }
         assert_eq!(tables.reads(), (20_000, 1));
     }
@@ -169,7 +209,7 @@ mod tests {
         let tables = Counted::new(1..=1000);
         let mut backends = Backends::new(&tables);
         for port in 1..=1000 {
-            assert!(backends.has(frontend(), proto::UDP, backend(port)).unwrap());
+            assert_eq!(backends.standing(frontend(), proto::UDP, backend(port)).unwrap(), Standing::Chosen);
         }
         assert_eq!(tables.reads(), (1, 1));
     }
@@ -178,10 +218,20 @@ mod tests {
     fn a_backend_that_came_meanwhile_is_seen_before_a_no() {
         let tables = Counted::new([1]);
         let mut backends = Backends::new(&tables);
-        assert!(!backends.has(frontend(), proto::UDP, backend(2)).unwrap());
+        assert_eq!(backends.standing(frontend(), proto::UDP, backend(2)).unwrap(), Standing::Gone);
         tables.flip(8, [1, 2]);
-        assert!(backends.has(frontend(), proto::UDP, backend(2)).unwrap());
-        assert!(!backends.has(frontend(), proto::UDP, backend(3)).unwrap());
+        assert_eq!(backends.standing(frontend(), proto::UDP, backend(2)).unwrap(), Standing::Chosen);
+        assert_eq!(backends.standing(frontend(), proto::UDP, backend(3)).unwrap(), Standing::Gone);
         assert_eq!(tables.reads(), (3, 2));
+    }
+
+    #[test]
+    fn a_backend_that_only_keeps_its_flows_is_told_from_both_others() {
+        let tables = Counted::new(1..=3);
+        tables.range.borrow_mut().0.kept_count = 1;
+        let mut backends = Backends::new(&tables);
+        let mut standing = |port| backends.standing(frontend(), proto::UDP, backend(port)).unwrap();
+        assert_eq!([2, KEPT, 4].map(&mut standing), [Standing::Chosen, Standing::Kept, Standing::Gone]);
+        assert_eq!(tables.ranges.get(), 2, "each part once");
     }
 }

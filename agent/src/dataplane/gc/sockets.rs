@@ -11,7 +11,10 @@ use dataplane_common::{
 };
 use zerocopy::FromBytes as _;
 
-use super::{SweepError, backends::Backends};
+use super::{
+    SweepError,
+    backends::{Backends, Standing},
+};
 use crate::{
     dataplane::maps::Maps,
     net::sockets::{self, Connected},
@@ -29,7 +32,8 @@ pub(super) fn stranded(maps: &Maps) -> Result<Vec<Connected>, SweepError> {
         let peer = maps.get(MapId::UDP_PEERS).lookup(&socket.cookie.to_ne_bytes())?;
         if let Some(peer) = peer.and_then(|peer| Pin::read_from_bytes(&peer).ok())
             && end(peer.backend, peer.backend_port) == socket.remote
-            && !backends.has(end(peer.frontend, peer.frontend_port), proto::UDP, socket.remote)?
+            && backends.standing(end(peer.frontend, peer.frontend_port), proto::UDP, socket.remote)?
+                == Standing::Gone
         {
             stranded.push(socket);
         }

@@ -9,7 +9,7 @@ use bpf_maps::{Cursor, Entry, Error};
 use dataplane_common::{conntrack::CtState, maps::MapId, net::proto};
 
 use super::{
-    backends::Backends,
+    backends::{Backends, Standing},
     clock::Jiffies,
     expiry::{self, Circumstances},
     flow::{Family, Flow},
@@ -31,18 +31,25 @@ enum Fate {
     MarkBackendGone,
 }
 
-/// The decision about one entry. `idle` is that of the whole flow, `is_orphaned` says that the frontend which the
-/// client asked for has lost the flow's backend.
-fn fate(flow: &Flow, idle: Duration, timeout: Duration, is_orphaned: bool) -> Fate {
+/// A question that was answered so long ago, and nothing since, is over: its client may use the port for another one, which
+/// must not go to a backend that is about to leave.
+const ANSWERED: Duration = Duration::from_secs(3);
+
+/// The decision about one entry. `idle` is that of the whole flow, `standing` is what its backend is to the frontend which
+/// the client asked for.
+fn fate(flow: &Flow, idle: Duration, timeout: Duration, standing: Standing, is_established: bool) -> Fate {
     if idle > timeout {
         return Fate::Delete;
     }
-    match (is_orphaned && asks_for_backend(flow), flow.proto) {
-        (false, _) => Fate::Keep,
+    match (standing, flow.proto) {
+        (Standing::Chosen, _) => Fate::Keep,
+        (Standing::Kept | Standing::Gone, proto::TCP) if !asks_for_backend(flow) => Fate::Keep,
         // Its packets still reach a backend that is only leaving its service, and the end of the connection.
-        (true, proto::TCP) => Fate::MarkBackendGone,
+        (Standing::Kept | Standing::Gone, proto::TCP) => Fate::MarkBackendGone,
+        // A conversation goes on.
+        (Standing::Kept, _) if is_established || idle <= ANSWERED => Fate::Keep,
         // A datagram flow has no end that would let its client choose again.
-        (true, _) => Fate::Delete,
+        (Standing::Kept | Standing::Gone, _) => Fate::Delete,
     }
 }
 
@@ -164,18 +171,23 @@ fn judge(
         let fate = if !look.removed.is_empty() && flow.touches(|addr| look.removed.contains(addr)) {
             Fate::Delete
         } else {
-            let timeout = |state: &CtState| expiry::timeout(flow.proto, state, circumstances);
-            let mut state = flow.state;
-            if look.now.since(state.last_seen) > timeout(&state)
-                && let Some(partner) = find(look.maps, family, partner_key.as_deref())?
-            {
-                state = expiry::joined(&state, &partner.state);
-            }
-            let is_orphaned = match flow.service().filter(|_| asks_for_backend(&flow)) {
-                Some((frontend, backend)) => !look.backends.has(frontend, flow.proto, backend)?,
-                None => false,
+            let standing = match flow.service().filter(|_| asks_for_backend(&flow)) {
+                Some((frontend, backend)) => look.backends.standing(frontend, flow.proto, backend)?,
+                None => Standing::Chosen,
             };
-            fate(&flow, look.now.since(state.last_seen), timeout(&state), is_orphaned)
+            let judged = |state: &CtState| {
+                let (idle, timeout) =
+                    (look.now.since(state.last_seen), expiry::timeout(flow.proto, state, circumstances));
+                fate(&flow, idle, timeout, standing, circumstances.is_established)
+            };
+            match judged(&flow.state) {
+                // Whether nothing came is for both halves to say.
+                Fate::Delete => match find(look.maps, family, partner_key.as_deref())? {
+                    Some(partner) => judged(&expiry::joined(&flow.state, &partner.state)),
+                    None => Fate::Delete,
+                },
+                fate @ (Fate::Keep | Fate::MarkBackendGone) => fate,
+            }
         };
         if circumstances.is_established {
             shares.note(look.maps, family, &flow, fate == Fate::Delete)?;
@@ -245,23 +257,39 @@ mod tests {
     #[test]
     fn an_idle_flow_is_deleted_and_a_busy_one_kept() {
         for proto in [proto::TCP, proto::UDP] {
-            assert_eq!(fate(&flow(proto, 0), MINUTE * 2, MINUTE, false), Fate::Delete);
-            assert_eq!(fate(&flow(proto, 0), MINUTE, MINUTE, false), Fate::Keep);
+            assert_eq!(fate(&flow(proto, 0), MINUTE * 2, MINUTE, Standing::Chosen, true), Fate::Delete);
+            assert_eq!(fate(&flow(proto, 0), MINUTE, MINUTE, Standing::Chosen, true), Fate::Keep);
         }
     }
 
     #[test]
     fn a_datagram_flow_dies_with_its_backend() {
-        assert_eq!(fate(&flow(proto::UDP, 0), Duration::ZERO, MINUTE, true), Fate::Delete);
+        assert_eq!(fate(&flow(proto::UDP, 0), Duration::ZERO, MINUTE, Standing::Gone, true), Fate::Delete);
+    }
+
+    #[test]
+    fn a_conversation_stays_with_a_backend_that_leaves_and_an_answered_question_does_not() {
+        let kept = |proto, idle, is_established| {
+            fate(&flow(proto, 0), Duration::from_secs(idle), MINUTE, Standing::Kept, is_established)
+        };
+        for proto in [proto::UDP, proto::SCTP] {
+            assert_eq!(kept(proto, 59, true), Fate::Keep);
+            assert_eq!(kept(proto, 3, false), Fate::Keep, "its answer may be under way");
+            assert_eq!(kept(proto, 4, false), Fate::Delete);
+        }
+        assert_eq!(kept(proto::TCP, 0, true), Fate::MarkBackendGone);
     }
 
     #[test]
     fn a_tcp_flow_without_its_backend_is_marked_once() {
-        assert_eq!(fate(&flow(proto::TCP, 0), Duration::ZERO, MINUTE, true), Fate::MarkBackendGone);
-        assert_eq!(fate(&flow(proto::TCP, 1), Duration::ZERO, MINUTE, true), Fate::Keep);
-        assert_eq!(fate(&flow(proto::TCP, 1), MINUTE * 2, MINUTE, true), Fate::Delete);
+        assert_eq!(
+            fate(&flow(proto::TCP, 0), Duration::ZERO, MINUTE, Standing::Gone, true),
+            Fate::MarkBackendGone
+        );
+        assert_eq!(fate(&flow(proto::TCP, 1), Duration::ZERO, MINUTE, Standing::Gone, true), Fate::Keep);
+        assert_eq!(fate(&flow(proto::TCP, 1), MINUTE * 2, MINUTE, Standing::Gone, true), Fate::Delete);
         let mut closed = flow(proto::TCP, 0);
         closed.state.closed = 1;
-        assert_eq!(fate(&closed, Duration::ZERO, MINUTE, true), Fate::Keep);
+        assert_eq!(fate(&closed, Duration::ZERO, MINUTE, Standing::Gone, true), Fate::Keep);
     }
 }
