@@ -13,7 +13,8 @@ use harness::{
     kernel,
     topology::Topology,
 };
-use serde_json::json;
+
+use crate::collector::{PORT_NAME, slice_of_large};
 
 const PORT: u16 = 80;
 const ENDPOINTS: u16 = 5000;
@@ -22,7 +23,7 @@ const ENDPOINTS: u16 = 5000;
 fn a_large_service_that_changes_all_the_time_finds_room_each_time() -> Result<()> {
     kernel::require(kernel::NETNS);
     let topology = Topology::start()?;
-    let service = ServiceSpec::new("default", "large").named_port("http", Protocol::Tcp, PORT, 8080);
+    let service = ServiceSpec::new("default", "large").named_port(PORT_NAME, Protocol::Tcp, PORT, 8080);
     let ips = topology.control_plane.apply_service(&service)?;
     let ip = ips.both().into_iter().find(IpAddr::is_ipv4).context("an IPv4 service")?;
     let node = topology.node(0);
@@ -31,25 +32,8 @@ fn a_large_service_that_changes_all_the_time_finds_room_each_time() -> Result<()
     // More than the map has slots, were none used again.
     let rounds = u16::try_from(BACKENDS_MAX / u32::from(ENDPOINTS) + 20)?;
     for round in 0..rounds {
-        let endpoints: Vec<_> = (0..ENDPOINTS)
-            .filter(|number| *number != round)
-            .map(|number| {
-                let [high, low] = number.to_be_bytes();
-                json!({ "addresses": [format!("10.200.{high}.{low}")], "conditions": { "ready": true } })
-            })
-            .collect();
-        topology.control_plane.apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "namespace": "default",
-                "name": "large-by-hand",
-                "labels": { "kubernetes.io/service-name": "large" },
-            },
-            "addressType": "IPv4",
-            "endpoints": endpoints,
-            "ports": [{ "name": "http", "protocol": "TCP", "port": 8080 }],
-        }))?;
+        let others = (0..ENDPOINTS).filter(|number| *number != round);
+        topology.control_plane.apply(&slice_of_large(others))?;
         topology.settle()?;
         let value = frontends.lookup(&Frontend::cluster(ip, PORT, proto::TCP).to_bytes())?;
         let value = value.and_then(|value| entry::frontend_value(&value)).context("no frontend")?;

@@ -20,13 +20,36 @@ use harness::{
     kernel,
     topology::{Node, Topology},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 const FLOWS: u16 = 20_000;
 const BACKENDS: u16 = 1000;
 const FRONTEND_PORT: u16 = 80;
-const PORT_NAME: &str = "http";
+pub(crate) const PORT_NAME: &str = "http";
+
+/// An EndpointSlice of a Service `large`, with an endpoint for each number.
+pub(crate) fn slice_of_large(numbers: impl IntoIterator<Item = u16>) -> Value {
+    let endpoints: Vec<_> = numbers
+        .into_iter()
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            json!({ "addresses": [format!("10.200.{high}.{low}")], "conditions": { "ready": true } })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default",
+            "name": "large-by-hand",
+            "labels": { "kubernetes.io/service-name": "large" },
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{ "name": PORT_NAME, "protocol": "TCP", "port": 8080 }],
+    })
+}
 
 /// A node with a service of many backends, none of which the flows have that are put into its maps.
 struct Stage {
@@ -40,24 +63,7 @@ impl Stage {
         let service =
             ServiceSpec::new("default", "large").named_port(PORT_NAME, Protocol::Tcp, FRONTEND_PORT, 8080);
         let ips = topology.control_plane.apply_service(&service)?;
-        let endpoints: Vec<_> = (0..BACKENDS)
-            .map(|number| {
-                let [high, low] = number.to_be_bytes();
-                json!({ "addresses": [format!("10.200.{high}.{low}")], "conditions": { "ready": true } })
-            })
-            .collect();
-        topology.control_plane.apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "namespace": "default",
-                "name": "large-by-hand",
-                "labels": { "kubernetes.io/service-name": "large" },
-            },
-            "addressType": "IPv4",
-            "endpoints": endpoints,
-            "ports": [{ "name": PORT_NAME, "protocol": "TCP", "port": 8080 }],
-        }))?;
+        topology.control_plane.apply(&slice_of_large(0..BACKENDS))?;
         topology.settle()?;
         let frontend = ips.both().into_iter().find_map(|ip| match ip {
             IpAddr::V4(ip) => Some(AddrV4::new(ip.octets())),
